@@ -1,0 +1,1 @@
+"""A-LLMRec in JAX: collaborative filtering joined with a frozen large language model."""
