@@ -1,0 +1,240 @@
+"""OPT (Zhang et al. 2022, arXiv 2205.01068) as a Flax module: every published size, layers stacked under a scan.
+
+Shapes: B batch, T new tokens, S attended columns, L layers, H heads, D hidden size, E word embedding size, V vocabulary.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+POSITION_OFFSET = 2
+"""OPT's position table starts two rows late (Hugging Face, ``OPTLearnedPositionalEmbedding``)."""
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class OPTConfig:
+    """The fields of a Hugging Face ``config.json`` that decide the computation."""
+
+    vocab_size: int = 50272
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    ffn_dim: int = 3072
+    max_position_embeddings: int = 2048
+    word_embed_proj_dim: int = 768
+    do_layer_norm_before: bool = True
+    pad_token_id: int = 1
+    bos_token_id: int = 2
+    eos_token_id: int = 2
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """From the dictionary of a ``config.json``; keys that decide nothing here are left aside."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {key: value for key, value in config.items() if key in known and value is not None}
+        values.setdefault("word_embed_proj_dim", values.get("hidden_size", cls.hidden_size))
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The dictionary that Hugging Face's ``OPTConfig`` reads."""
+        return {"model_type": "opt", "architectures": ["OPTForCausalLM"], **dataclasses.asdict(self)}
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def projects(self) -> bool:
+        """Whether word embeddings have another width than the layers (OPT-350m)."""
+        return self.word_embed_proj_dim != self.hidden_size
+
+
+def _size(hidden: int, layers: int, heads: int, **other: Any) -> OPTConfig:
+    other.setdefault("word_embed_proj_dim", hidden)
+    return OPTConfig(
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, ffn_dim=4 * hidden, **other
+    )
+
+
+PUBLISHED: dict[str, OPTConfig] = {
+    "facebook/opt-125m": _size(768, 12, 12),
+    "facebook/opt-350m": _size(1024, 24, 16, word_embed_proj_dim=512, do_layer_norm_before=False),
+    "facebook/opt-1.3b": _size(2048, 24, 32),
+    "facebook/opt-2.7b": _size(2560, 32, 32),
+    "facebook/opt-6.7b": _size(4096, 32, 32),
+    "facebook/opt-13b": _size(5120, 40, 40),
+    "facebook/opt-30b": _size(7168, 48, 56),
+    "facebook/opt-66b": _size(9216, 64, 72),
+}
+"""The published sizes, by hub name."""
+
+
+class KVCache(NamedTuple):
+    """Keys and values of every layer; columns not yet written hold zeros."""
+
+    k: Float[Array, "L B S H Dh"]
+    v: Float[Array, "L B S H Dh"]
+
+
+def init_cache(config: OPTConfig, batch: int, length: int, dtype: jnp.dtype = jnp.float32) -> KVCache:
+    """An empty cache of ``length`` columns."""
+    shape = (config.num_hidden_layers, batch, length, config.num_attention_heads, config.head_dim)
+    return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def _layer_norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=dtype, name=name)
+
+
+class Block(nn.Module):
+    """One decoder layer, pre-norm or (350m) post-norm."""
+
+    config: OPTConfig
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], cache: KVCache | None, mask: Bool[Array, "B T S"] | None, start: Int[Array, ""]
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        """One layer; ``cache`` holds this layer's columns [B, S, H, Dh]."""
+        cfg = self.config
+        attention_norm = _layer_norm("self_attn_layer_norm", self.dtype)
+        final_norm = _layer_norm("final_layer_norm", self.dtype)
+
+        h = attention_norm(x) if cfg.do_layer_norm_before else x
+        h, cache = self._attention(h, cache, mask, start)
+        x = x + h
+        if not cfg.do_layer_norm_before:
+            x = attention_norm(x)
+
+        h = final_norm(x) if cfg.do_layer_norm_before else x
+        h = nn.Dense(cfg.ffn_dim, dtype=self.dtype, name="fc1")(h)
+        h = nn.Dense(cfg.hidden_size, dtype=self.dtype, name="fc2")(nn.relu(h))
+        x = x + h
+        if not cfg.do_layer_norm_before:
+            x = final_norm(x)
+        return x, cache
+
+    def _attention(
+        self, x: Float[Array, "B T D"], cache: KVCache | None, mask: Bool[Array, "B T S"] | None, start: Int[Array, ""]
+    ) -> tuple[Float[Array, "B T D"], KVCache | None]:
+        cfg = self.config
+        heads = (cfg.num_attention_heads, cfg.head_dim)
+        q, k, v = (
+            nn.Dense(cfg.hidden_size, dtype=self.dtype, name=name)(x).reshape(*x.shape[:2], *heads)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        if cache is not None:
+            k = jax.lax.dynamic_update_slice_in_dim(cache.k, k.astype(cache.k.dtype), start, axis=1)
+            v = jax.lax.dynamic_update_slice_in_dim(cache.v, v.astype(cache.v.dtype), start, axis=1)
+            cache = KVCache(k, v)
+        out = jax.nn.dot_product_attention(
+            q,
+            k.astype(q.dtype),
+            v.astype(q.dtype),
+            mask=None if mask is None else mask[:, None],
+            is_causal=mask is None,
+            implementation=self._implementation(),
+        )
+        out = nn.Dense(cfg.hidden_size, dtype=self.dtype, name="out_proj")(out.reshape(*x.shape[:2], cfg.hidden_size))
+        return out, cache
+
+    def _implementation(self) -> str:
+        # cuDNN's fused attention takes 16-bit floats and heads of at most 128 in steps of 8 only.
+        fits = self.config.head_dim % 8 == 0 and self.config.head_dim <= 128
+        half = jnp.dtype(self.dtype) in (jnp.bfloat16, jnp.float16)
+        return "cudnn" if jax.default_backend() == "gpu" and half and fits else "xla"
+
+
+class OPT(nn.Module):
+    """The decoder with its tied head. Parameters are the plain arrays of the checkpoint, layers stacked on axis 0.
+
+    Attributes:
+        dtype: of the computation; parameters keep the type that they were loaded in.
+        remat: recompute each layer in the backward pass instead of keeping its activations.
+    """
+
+    config: OPTConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    def setup(self) -> None:
+        cfg = self.config
+        self.embed_tokens = nn.Embed(cfg.vocab_size, cfg.word_embed_proj_dim, dtype=self.dtype)
+        self.embed_positions = nn.Embed(
+            cfg.max_position_embeddings + POSITION_OFFSET, cfg.hidden_size, dtype=self.dtype
+        )
+        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast),
+            length=cfg.num_hidden_layers,
+        )(cfg, self.dtype)
+        if cfg.do_layer_norm_before:
+            self.final_layer_norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
+        if cfg.projects:
+            self.project_in = nn.Dense(cfg.hidden_size, use_bias=False, dtype=self.dtype)
+            self.project_out = nn.Dense(cfg.word_embed_proj_dim, use_bias=False, dtype=self.dtype)
+
+    def embed(self, ids: Int[Array, "B T"]) -> Float[Array, "B T E"]:
+        """Word embeddings, without positions."""
+        return self.embed_tokens(ids)
+
+    def __call__(
+        self,
+        embeds: Float[Array, "B T E"],
+        positions: Int[Array, "B T"],
+        mask: Bool[Array, "B T S"] | None = None,
+        cache: KVCache | None = None,
+        start: int | Int[Array, ""] = 0,
+    ) -> tuple[Float[Array, "B T E"], KVCache | None]:
+        """Hidden states ready for :meth:`logits`.
+
+        Args:
+            embeds: word embeddings, soft tokens among them.
+            positions: 0-based positions; below ``max_position_embeddings``.
+            mask: True where a token (row) may attend a column. ``None`` is causal over T, under which padding on the
+                right needs no mask; a cache needs one.
+            cache: columns written so far; the T new ones go to ``start … start + T``.
+
+        Returns:
+            hidden states after the final norm and ``project_out``, and the cache with the new columns.
+        """
+        if cache is not None and mask is None:
+            raise ValueError("a cache needs an explicit mask over its columns")
+        x = embeds.astype(self.dtype)
+        if self.config.projects:
+            x = self.project_in(x)
+        x = x + self.embed_positions(positions + POSITION_OFFSET)
+        x, cache = self.layers(x, cache, mask, jnp.asarray(start, jnp.int32))
+        if self.config.do_layer_norm_before:
+            x = self.final_layer_norm(x)
+        if self.config.projects:
+            x = self.project_out(x)
+        return x, cache
+
+    def logits(self, hidden: Float[Array, "*N E"]) -> Float[Array, "*N V"]:
+        """Next-token logits by the tied head, accumulated and returned in float32."""
+        table = self.embed_tokens.embedding.astype(self.dtype)
+        return jnp.einsum("...e,ve->...v", hidden, table, preferred_element_type=jnp.float32)
+
+
+def init_params(config: OPTConfig, key: jax.Array) -> dict[str, Any]:
+    """Random parameters of the checkpoint's layout (Flax's default initialisers)."""
+    model = OPT(config)
+    zeros = jnp.zeros((1, 1), jnp.int32)
+
+    def run(module: OPT) -> jax.Array:
+        return module.logits(module(module.embed(zeros), zeros)[0])
+
+    return nn.init(run, model)(key)["params"]
