@@ -1,0 +1,398 @@
+"""A prepared data set: what every stage reads. Loading needs NumPy alone.
+
+A directory, written once by :func:`write_dataset` (``allmrec prepare``):
+
+===================== ==================================================================================================
+``manifest.json``     format version, name, hash, counts, the settings and source that made it
+``items.npy``         int32 [total]: item indices 1..N, user by user in time order; 0 is padding
+``offsets.npy``       int64 [U+1]: user u owns ``items[offsets[u]:offsets[u+1]]``
+``timestamps.npy``    int64 [total], Unix seconds; absent where the source has none
+``texts.npz``         titles and descriptions, UTF-8 bytes and offsets
+``train_count.npy``   int64 [N+1]: training interactions of each item
+``slices.json``       cold and warm items: bottom and top 35% by training interactions, ties by index
+``cold_users.npz``    three-interaction users that the filter dropped, kept apart and never trained on
+``items.parquet``     item, raw_id, title, description, brand, categories, train_count (for people and other programs)
+``users.parquet``     user, raw_id, interactions
+===================== ==================================================================================================
+
+The last two items of a user are test and validation; with fewer than three items all are for training.
+"""
+
+import hashlib
+import itertools
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from allmrec_jax.errors import UserError
+
+FORMAT = 1
+"""Version of the directory's layout; another one is refused."""
+
+CUTS = ("train", "valid", "test")
+"""Which item is the target: the last training item, the validation item, the test item."""
+
+NO_TITLE = "No Title"
+NO_DESCRIPTION = "No Description"
+
+Cut = Literal["train", "valid", "test"]
+
+
+@dataclass(frozen=True)
+class ColdUsers:
+    """Users with exactly three interactions that the filter dropped; the last item is their test item."""
+
+    items: Int32[np.ndarray, "3C"]
+    offsets: Int64[np.ndarray, "C+1"]
+    raw: list[str]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A loaded data set: U users (0..U-1) and N items (1..N; 0 is padding)."""
+
+    path: Path
+    name: str
+    hash: str
+    manifest: dict[str, Any]
+    items: Int32[np.ndarray, "total"]
+    offsets: Int64[np.ndarray, "U+1"]
+    timestamps: Int64[np.ndarray, "total"] | None
+    titles: list[str]
+    descriptions: list[str]
+    train_count: Int64[np.ndarray, "N+1"]
+    slices: dict[str, np.ndarray]
+    cold_users: ColdUsers
+
+    @property
+    def num_users(self) -> int:
+        """U."""
+        return len(self.offsets) - 1
+
+    @property
+    def num_items(self) -> int:
+        """N, padding not counted."""
+        return len(self.titles) - 1
+
+    @cached_property
+    def lengths(self) -> Int64[np.ndarray, "U"]:
+        """Interactions of each user."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def users_raw(self) -> list[str]:
+        """The source's user ids, [U]. Reads ``users.parquet`` on first use."""
+        return _parquet_column(self.path / "users.parquet", "raw_id", self.num_users)
+
+    @cached_property
+    def items_raw(self) -> list[str]:
+        """The source's item ids, [N+1], ``[0] == ""``. Reads ``items.parquet`` on first use."""
+        return ["", *_parquet_column(self.path / "items.parquet", "raw_id", self.num_items)]
+
+    @cached_property
+    def categories(self) -> list[list[str]]:
+        """Categories (genres) of each item, [N+1], ``[0] == []``. Reads ``items.parquet`` on first use."""
+        return [[], *_parquet_column(self.path / "items.parquet", "categories", self.num_items)]
+
+    def sequence(self, user: int) -> Int32[np.ndarray, "T"]:
+        """All items of a user in time order."""
+        return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+    def train_sequence(self, user: int) -> Int32[np.ndarray, "T"]:
+        """The items to train on: all but the last two, or all where there are fewer than three."""
+        sequence = self.sequence(user)
+        return sequence[:-2] if len(sequence) >= 3 else sequence
+
+    def users_with(self, cut: Cut) -> Int64[np.ndarray, "B"]:
+        """Users with a non-empty history and a target at that cut, ascending."""
+        return np.flatnonzero(self._history_lengths(np.arange(self.num_users), cut) > 0)
+
+    def history(
+        self, users: np.ndarray, cut: Cut, length: int
+    ) -> tuple[Int32[np.ndarray, "B {length}"], Int32[np.ndarray, "B"]]:
+        """What a system may know of each user at a cut, and what comes next.
+
+        Args:
+            users: user indices [B], each of them in :meth:`users_with` for this cut.
+            cut: ``"train"``: the last training item is the target; ``"valid"``, ``"test"``: that item is. The history
+                of ``"test"`` includes the validation item.
+            length: width of the result; older items are cut off, shorter histories left-padded with 0.
+
+        Returns:
+            Histories [B, length] and targets [B].
+
+        Raises:
+            ValueError: a user has no history or no target at this cut.
+        """
+        users = np.asarray(users, np.int64)
+        counts = self._history_lengths(users, cut)
+        if np.any(counts < 1):
+            raise ValueError(f"user {users[counts < 1][0]} has no history and target at cut {cut!r}")
+        starts = self.offsets[users]
+        ends = starts + counts
+        columns = ends[:, None] + np.arange(-length, 0)
+        inside = columns >= starts[:, None]
+        histories = np.where(inside, self.items[np.where(inside, columns, 0)], 0).astype(np.int32)
+        return histories, self.items[ends]
+
+    def _history_lengths(self, users: np.ndarray, cut: Cut) -> np.ndarray:
+        """Items before the target, [B]; zero or less where there is no such cut."""
+        lengths = self.lengths[users]
+        if cut == "train":
+            return np.where(lengths >= 3, lengths - 2, lengths) - 1
+        if cut == "valid":
+            return lengths - 2
+        if cut == "test":
+            return np.where(lengths >= 3, lengths - 1, 0)
+        raise ValueError(f"unknown cut {cut!r}; known: {', '.join(CUTS)}")
+
+
+def item_texts(dataset: Dataset, style: Literal["paper", "official"]) -> list[str]:
+    """The text of each item for the sentence encoder, [N+1], ``[0] == ""``.
+
+    ``paper``: ``Title: T, Description: D``; ``official``: ``"T, D"``, double quotes included. A missing description
+    reads ``No Description`` in both.
+    """
+    pattern = {"paper": "Title: {}, Description: {}", "official": '"{}, {}"'}[style]
+    pairs = zip(dataset.titles[1:], dataset.descriptions[1:], strict=True)
+    return ["", *(pattern.format(title, description or NO_DESCRIPTION) for title, description in pairs)]
+
+
+def write_dataset(
+    path: Path,
+    *,
+    name: str,
+    items: Int32[np.ndarray, "total"],
+    offsets: Int64[np.ndarray, "U+1"],
+    timestamps: Int64[np.ndarray, "total"] | None = None,
+    titles: Sequence[str],
+    descriptions: Sequence[str],
+    brands: Sequence[str] | None = None,
+    categories: Sequence[Sequence[str]] | None = None,
+    users_raw: Sequence[str] | None = None,
+    items_raw: Sequence[str] | None = None,
+    cold_users: ColdUsers | None = None,
+    slice_fraction: float = 0.35,
+    manifest: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """Write a data set into the directory ``path`` (made if absent, files in it replaced) and load it.
+
+    Args:
+        name: short name; runs are filed under it.
+        titles: of items 1..N, so N strings; ``descriptions``, ``brands``, ``categories`` and ``items_raw`` likewise.
+        users_raw: the source's ids of users 0..U-1; the indices themselves where absent. ``items_raw`` likewise.
+        slice_fraction: share of the items in each of the cold and the warm slice.
+        manifest: further entries for ``manifest.json`` (source, settings, counts); not part of the hash.
+    """
+    import polars as pl
+
+    num_users, num_items = len(offsets) - 1, len(titles)
+    items, offsets = np.asarray(items, np.int32), np.asarray(offsets, np.int64)
+    descriptions = list(descriptions)
+    brands = list(brands) if brands is not None else [""] * num_items
+    categories = [list(row) for row in categories] if categories is not None else [[] for _ in range(num_items)]
+    users_raw = list(users_raw) if users_raw is not None else [str(user) for user in range(num_users)]
+    items_raw = list(items_raw) if items_raw is not None else [str(item) for item in range(1, num_items + 1)]
+    cold_users = cold_users or ColdUsers(np.zeros(0, np.int32), np.zeros(1, np.int64), [])
+    train_count = count_training_items(items, offsets, num_items)
+    slices = cold_and_warm(train_count, slice_fraction)
+
+    texts = pack_strings("title", titles) | pack_strings("description", descriptions)
+    cold = {"items": cold_users.items, "offsets": cold_users.offsets} | pack_strings("raw", cold_users.raw)
+    parts = {
+        "items": _digest(items),
+        "offsets": _digest(offsets),
+        "timestamps": None if timestamps is None else _digest(np.asarray(timestamps, np.int64)),
+        "texts": _digest(*texts.values()),
+        "cold_users": _digest(*cold.values()),
+        "train_count": _digest(train_count),
+        "slices": _digest(*slices.values()),
+        "users_raw": _digest(*pack_strings("", users_raw).values()),
+        "items_raw": _digest(*pack_strings("", items_raw).values()),
+        "brands": _digest(*pack_strings("", brands).values()),
+        "categories": _digest(np.frombuffer(json.dumps(categories).encode(), np.uint8)),
+    }
+    body = {
+        "format": FORMAT,
+        "name": name,
+        "hash": hashlib.sha256(json.dumps([FORMAT, parts], sort_keys=True).encode()).hexdigest(),
+        "users": num_users,
+        "items": num_items,
+        "interactions": len(items),
+        "cold_users": len(cold_users.raw),
+        **(manifest or {}),
+        "parts": parts,
+    }
+
+    path.mkdir(parents=True, exist_ok=True)
+    np.save(path / "items.npy", items)
+    np.save(path / "offsets.npy", offsets)
+    if timestamps is None:
+        (path / "timestamps.npy").unlink(missing_ok=True)
+    else:
+        np.save(path / "timestamps.npy", np.asarray(timestamps, np.int64))
+    np.savez(path / "texts.npz", **texts)  # type: ignore[arg-type]
+    np.save(path / "train_count.npy", train_count)
+    (path / "slices.json").write_text(json.dumps({key: value.tolist() for key, value in slices.items()}))
+    np.savez(path / "cold_users.npz", **cold)  # type: ignore[arg-type]
+    pl.DataFrame(
+        {
+            "item": np.arange(1, num_items + 1, dtype=np.int32),
+            "raw_id": items_raw,
+            "title": list(titles),
+            "description": descriptions,
+            "brand": brands,
+            "categories": pl.Series(categories, dtype=pl.List(pl.String)),
+            "train_count": train_count[1:],
+        }
+    ).write_parquet(path / "items.parquet")
+    pl.DataFrame(
+        {"user": np.arange(num_users, dtype=np.int32), "raw_id": users_raw, "interactions": np.diff(offsets)}
+    ).write_parquet(path / "users.parquet")
+    (path / "manifest.json").write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+    return load_dataset(path)
+
+
+def load_dataset(path: str | Path) -> Dataset:
+    """Load a data set; every array is checked against the hash that the manifest holds.
+
+    Raises:
+        UserError: the directory is no data set, is damaged, or was written in another format version.
+    """
+    path = Path(path)
+    manifest = _read_manifest(path)
+    parts = manifest["parts"]
+
+    def checked(name: str, *arrays: np.ndarray) -> None:
+        if _digest(*arrays) != parts[name]:
+            raise UserError(f"{path}: {name} is damaged (its hash is not the manifest's); run `allmrec prepare` again")
+
+    items, offsets = _read_array(path / "items.npy"), _read_array(path / "offsets.npy")
+    checked("items", items)
+    checked("offsets", offsets)
+    timestamps = None
+    if parts["timestamps"] is not None:
+        timestamps = _read_array(path / "timestamps.npy")
+        checked("timestamps", timestamps)
+    texts = _read_arrays(path / "texts.npz")
+    checked("texts", *texts.values())
+    cold = _read_arrays(path / "cold_users.npz")
+    checked("cold_users", *cold.values())
+    train_count = _read_array(path / "train_count.npy")
+    checked("train_count", train_count)
+    slices = {key: np.asarray(value, np.int32) for key, value in _read_json(path / "slices.json").items()}
+    checked("slices", *slices.values())
+    return Dataset(
+        path=path,
+        name=manifest["name"],
+        hash=manifest["hash"],
+        manifest=manifest,
+        items=items,
+        offsets=offsets,
+        timestamps=timestamps,
+        titles=["", *unpack_strings("title", texts)],
+        descriptions=["", *unpack_strings("description", texts)],
+        train_count=train_count,
+        slices=slices,
+        cold_users=ColdUsers(cold["items"], cold["offsets"], unpack_strings("raw", cold)),
+    )
+
+
+def count_training_items(items: np.ndarray, offsets: np.ndarray, num_items: int) -> Int64[np.ndarray, "N+1"]:
+    """How often each item occurs in the training part of the sequences."""
+    lengths = np.diff(offsets)
+    position = np.arange(len(items)) - np.repeat(offsets[:-1], lengths)
+    in_training = position < np.repeat(np.where(lengths >= 3, lengths - 2, lengths), lengths)
+    return np.bincount(items[in_training], minlength=num_items + 1).astype(np.int64)
+
+
+def cold_and_warm(train_count: np.ndarray, fraction: float = 0.35) -> dict[str, Int32[np.ndarray, "n"]]:
+    """Bottom and top ``fraction`` of the items by training interactions, ties by index; ids ascending.
+
+    The paper says 35% and not what ties do or whether validation and test interactions count: named choices.
+    """
+    order = np.argsort(train_count[1:], kind="stable") + 1
+    size = int(fraction * len(order))
+    return {
+        "cold": np.sort(order[:size]).astype(np.int32),
+        "warm": np.sort(order[len(order) - size :]).astype(np.int32),
+    }
+
+
+def pack_strings(name: str, strings: Sequence[str]) -> dict[str, np.ndarray]:
+    """Strings as two plain arrays: their UTF-8 bytes and where each begins."""
+    encoded = [string.encode() for string in strings]
+    offsets = np.zeros(len(encoded) + 1, np.int64)
+    np.cumsum([len(string) for string in encoded], out=offsets[1:])
+    return {f"{name}_bytes": np.frombuffer(b"".join(encoded), np.uint8), f"{name}_offsets": offsets}
+
+
+def unpack_strings(name: str, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The inverse of :func:`pack_strings`."""
+    data, offsets = arrays[f"{name}_bytes"].tobytes(), arrays[f"{name}_offsets"].tolist()
+    return [data[start:end].decode() for start, end in itertools.pairwise(offsets)]
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(f"{array.dtype.str}{array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not (path / "manifest.json").is_file():
+        raise UserError(f"{path} is not a data set (it has no manifest.json); make one with `allmrec prepare`")
+    manifest = _read_json(path / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        found = manifest.get("format")
+        raise UserError(f"{path}: data set format {found}, this version reads {FORMAT}; run `allmrec prepare` again")
+    for key in ("name", "hash", "parts"):
+        if key not in manifest:
+            raise UserError(f"{path}/manifest.json: key {key!r} is missing; run `allmrec prepare` again")
+    return manifest
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run `allmrec prepare` again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: not a JSON object; run `allmrec prepare` again")
+    return value
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run `allmrec prepare` again") from error
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run `allmrec prepare` again") from error
+
+
+def _parquet_column(path: Path, column: str, rows: int) -> list[Any]:
+    import polars as pl
+
+    try:
+        values = pl.read_parquet(path, columns=[column])[column].to_list()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run `allmrec prepare` again") from error
+    if len(values) != rows:
+        raise UserError(f"{path}: {len(values)} rows, the data set has {rows}; run `allmrec prepare` again")
+    return values
