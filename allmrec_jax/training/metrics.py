@@ -1,0 +1,109 @@
+"""Where a run's metrics go: a progress bar, ``metrics.jsonl`` and TensorBoard."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from allmrec_jax.fileio import write_text, writing
+
+
+class MetricsLogger:
+    """Writes each logged step once, across interruptions. Use it as a context manager.
+
+    Args:
+        run_dir: the run's directory; ``metrics.jsonl`` and ``tensorboard/`` are written in it.
+        total: how many steps the run has.
+        unit: what a step is called, e.g. ``"epoch"``.
+        quiet: show no progress.
+    """
+
+    def __init__(self, run_dir: Path, total: int, unit: str = "step", quiet: bool = False):
+        self.run_dir, self.total, self.unit, self.quiet = Path(run_dir), total, unit, quiet
+        self._file: IO[str] | None = None
+        self._board: Any = None
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+
+    @property
+    def path(self) -> Path:
+        """The JSON-lines file."""
+        return self.run_dir / "metrics.jsonl"
+
+    def __enter__(self) -> "MetricsLogger":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def start(self, step: int) -> None:
+        """Opens the outputs to go on after ``step``; what an interrupted session logged beyond it is dropped."""
+        kept = [line for line in read_lines(self.path) if line["step"] <= step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = self.path.open("a", encoding="utf-8")
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError:
+            self._say("tensorboardX is not installed: no TensorBoard files")
+        else:
+            self._board = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=step + 1)
+        console = Console(stderr=True)
+        if console.is_terminal and not self.quiet:
+            self._progress = Progress(
+                TextColumn(self.unit),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[shown]}"),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=console,
+                speed_estimate_period=120,
+            )
+            self._task = self._progress.add_task(self.unit, total=self.total, completed=step, shown="", rate="")
+            self._progress.start()
+
+    def advance(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Moves the bar to ``step``."""
+        if self._progress is None:
+            return
+        speed = self._progress.tasks[0].speed
+        rate = "" if not speed else f"{speed:.1f} {self.unit}/s" if speed >= 1 else f"{1 / speed:.1f} s/{self.unit}"
+        self._progress.update(self._task, completed=step, shown=f"loss {metrics['loss']:.4f}", rate=rate)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Logs ``metrics`` as those of ``step``, which must be later than every step logged before."""
+        if self._file is None:
+            raise RuntimeError("MetricsLogger.start was not called")
+        with writing(self.path):
+            self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+            self._file.flush()
+        if self._board is not None:
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, step)
+        if self._progress is None:
+            shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+            self._say(f"{self.unit} {step}/{self.total}  {shown}")
+
+    def _say(self, line: str) -> None:
+        if not self.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+
+def read_lines(path: Path | str) -> list[dict[str, Any]]:
+    """The logged steps of a ``metrics.jsonl``, ascending; a line cut short by a kill is left out."""
+    if not Path(path).is_file():
+        return []
+    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
