@@ -1,0 +1,239 @@
+"""The sets of items that systems choose from: seeded, written once, the same for every system compared.
+
+Evaluation negatives exclude every item of the user and every item shown under the target's title, and the titles shown
+in one set are distinct. Training negatives exclude the training history and the target *only*: leaving out validation
+or test items would mark them.
+"""
+
+import dataclasses
+import hashlib
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from allmrec_jax.data.dataset import Cut, Dataset
+from allmrec_jax.errors import UserError
+from allmrec_jax.fileio import atomic_path
+from allmrec_jax.rng import numpy_rng
+
+COUNT = 20
+"""Items in a set: the target and 19 negatives."""
+
+SCENARIOS = ("overall",)
+CHUNK = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """One candidate set per user.
+
+    Attributes:
+        users: [U] int32, in random order: the first n of them are a fair sample.
+        target: [U] int32, the item to find.
+        candidates: [U, K] int32 in displayed order, target included, titles distinct.
+        cut: where the history ends, ``"valid"`` or ``"test"`` (see :data:`allmrec_jax.data.dataset.CUTS`).
+        seed: of the draw.
+        scenario: one of :data:`SCENARIOS`.
+    """
+
+    users: Int[np.ndarray, "U"]
+    target: Int[np.ndarray, "U"]
+    candidates: Int[np.ndarray, "U K"]
+    cut: Cut
+    seed: int
+    scenario: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of everything that decides a result: scenario, cut, seed, users, targets and sets."""
+        digest = hashlib.sha256(f"{self.scenario}\n{self.cut}\n{self.seed}\n{self.candidates.shape}\n".encode())
+        for array in (self.users, self.target, self.candidates):
+            digest.update(np.ascontiguousarray(array, "<i4").tobytes())
+        return digest.hexdigest()
+
+    @property
+    def target_column(self) -> Int[np.ndarray, "U"]:
+        """Where in its set each target stands."""
+        return np.argmax(self.candidates == self.target[:, None], axis=1)
+
+    def head(self, count: int | None) -> "Candidates":
+        """The first ``count`` users' sets (all with ``None``): nested samples for nested counts."""
+        return dataclasses.replace(
+            self, users=self.users[:count], target=self.target[:count], candidates=self.candidates[:count]
+        )
+
+
+def make_candidates(
+    dataset: Dataset,
+    scenario: str = "overall",
+    cut: Cut = "test",
+    seed: int = 0,
+    max_users: int | None = None,
+    count: int = COUNT,
+) -> Candidates:
+    """Draw a set of ``count`` items for each user that has a target at ``cut``, without writing anything.
+
+    Args:
+        max_users: a seeded sample of so many users; ``None`` takes all. A smaller sample begins a larger one.
+
+    Raises:
+        UserError: a user has fewer than ``count`` items to choose from, or the scenario is unknown.
+    """
+    if scenario not in SCENARIOS:
+        raise UserError(f"unknown scenario {scenario!r}; known: {', '.join(SCENARIOS)}")
+    users = np.asarray(dataset.users_with(cut))
+    if not len(users):
+        raise UserError(f"{dataset.path}: no user has a {cut} target, so there is nobody to evaluate")
+    purpose = f"candidates/{scenario}/{cut}"
+    users = numpy_rng(seed, purpose).permutation(users)[:max_users].astype(np.int32)
+    title_ids = title_groups(dataset.titles)
+    _, targets = dataset.history(users, cut, 1)
+    sets = []
+    for number, start in enumerate(range(0, len(users), CHUNK)):
+        rng = numpy_rng(seed, purpose, number + 1)
+        chunk, target = users[start : start + CHUNK], targets[start : start + CHUNK]
+        own = [dataset.sequence(user) for user in chunk]
+        rows = np.repeat(np.arange(len(chunk)), [len(items) for items in own])
+        try:
+            negatives = _draw(rng, rows, np.concatenate(own), target, title_ids, count - 1)
+        except _TooFew as few:
+            raise UserError(
+                f"{dataset.path}: user {chunk[few.row]} leaves {few.usable + 1} items with distinct titles to choose "
+                f"from, {count} are needed; prepare a larger data set"
+            ) from None
+        sets.append(rng.permuted(np.concatenate([target[:, None], negatives], axis=1), axis=1))
+    return Candidates(users, targets.astype(np.int32), np.concatenate(sets).astype(np.int32), cut, seed, scenario)
+
+
+def load_candidates(
+    dataset: Dataset,
+    scenario: str = "overall",
+    cut: Cut = "test",
+    seed: int = 0,
+    max_users: int | None = None,
+) -> Candidates:
+    """The data set's candidate file of this scenario and seed, written on first use.
+
+    The file holds all users; ``max_users`` then takes the first so many of its random order.
+
+    Raises:
+        UserError: as :func:`make_candidates`; or the file is damaged or belongs to other data.
+    """
+    path = candidates_path(dataset, scenario, cut, seed)
+    if path.exists():
+        return _read(path, dataset.hash, cut, seed, scenario).head(max_users)
+    made = make_candidates(dataset, scenario, cut, seed)
+    with atomic_path(path) as temporary:
+        np.savez_compressed(
+            temporary,
+            data_hash=np.array(dataset.hash),
+            sha256=np.array(made.sha256),
+            users=made.users,
+            target=made.target,
+            candidates=made.candidates,
+        )
+    return made.head(max_users)
+
+
+def candidates_path(dataset: Dataset, scenario: str, cut: Cut, seed: int) -> Path:
+    """``candidates/<scenario>-<seed>.npz`` in the data set; ``<scenario>-valid-<seed>.npz`` at the validation cut."""
+    name = scenario if cut == "test" else f"{scenario}-{cut}"
+    return Path(dataset.path) / "candidates" / f"{name}-{seed}.npz"
+
+
+def _read(path: Path, data_hash: str, cut: Cut, seed: int, scenario: str) -> Candidates:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            read = Candidates(file["users"], file["target"], file["candidates"], cut, seed, scenario)
+            found_hash, intact = str(file["data_hash"]), read.sha256 == str(file["sha256"])
+    except Exception as error:  # NumPy and zipfile raise whatever the damage leads to
+        raise UserError(f"{path}: not a readable candidate file ({error}); delete it to have it drawn again") from None
+    if found_hash != data_hash:
+        raise UserError(f"{path}: drawn for data {found_hash[:12]}, not {data_hash[:12]}; delete it and draw again")
+    if not intact:
+        raise UserError(f"{path}: its content does not match its SHA-256; delete it to have it drawn again")
+    return read
+
+
+def title_groups(titles: list[str]) -> Int[np.ndarray, "N+1"]:
+    """A number per item, equal for items whose titles differ in case or white space only."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(" ".join(title.casefold().split()), len(numbers)) for title in titles])
+
+
+def training_negatives(
+    rng: np.random.Generator,
+    histories: Int[np.ndarray, "B T"],
+    targets: Int[np.ndarray, "B"],
+    title_ids: Int[np.ndarray, "N+1"],
+    count: int = COUNT - 1,
+) -> Int[np.ndarray, "B K"]:
+    """Uniform negatives for stage 2: distinct titles, none of the training history, none under the target's title.
+
+    Args:
+        histories: the *training* items of each row, padded with 0; items beyond it must not be in it.
+        title_ids: from :func:`title_groups`.
+
+    Raises:
+        UserError: fewer than ``count`` items are left for a row.
+    """
+    batch, time = histories.shape
+    try:
+        return _draw(rng, np.repeat(np.arange(batch), time), histories.ravel(), targets, title_ids, count)
+    except _TooFew as few:
+        raise UserError(
+            f"a training user leaves {few.usable} items with distinct titles as negatives, {count} are needed; "
+            "prepare a larger data set"
+        ) from None
+
+
+class _TooFew(Exception):
+    def __init__(self, row: int, usable: int):
+        self.row, self.usable = row, usable
+
+
+def _draw(
+    rng: np.random.Generator,
+    excluded_rows: Int[np.ndarray, "X"],
+    excluded_items: Int[np.ndarray, "X"],
+    targets: Int[np.ndarray, "B"],
+    title_ids: Int[np.ndarray, "N+1"],
+    count: int,
+) -> Int[np.ndarray, "B K"]:
+    """Items 1..N drawn one after the other, uniformly among those still allowed (rejection, so no loop over users)."""
+    num_items = len(title_ids) - 1
+    excluded = np.unique(excluded_rows.astype(np.int64) * (num_items + 1) + excluded_items)
+    drawn = rng.integers(1, num_items + 1, size=(len(targets), 2 * count + 16))
+    allowed = ~_contains(excluded, np.arange(len(targets))[:, None] * (num_items + 1) + drawn)
+    allowed &= title_ids[drawn] != title_ids[targets][:, None]
+    allowed &= _first_of_its_kind(np.where(allowed, title_ids[drawn], -1))
+    enough = allowed.sum(axis=1) >= count
+    first = np.argsort(~allowed, axis=1, kind="stable")[:, :count]
+    negatives = np.take_along_axis(drawn, first, axis=1)
+    for row in np.flatnonzero(~enough):  # a small catalogue or a long history: permute what this row may have
+        left = np.setdiff1d(np.arange(1, num_items + 1), excluded_items[excluded_rows == row])
+        left = rng.permutation(left[title_ids[left] != title_ids[targets[row]]])
+        left = left[_first_of_its_kind(title_ids[left][None])[0]]
+        if len(left) < count:
+            raise _TooFew(int(row), len(left))
+        negatives[row] = left[:count]
+    return negatives
+
+
+def _contains(sorted_keys: np.ndarray, keys: np.ndarray) -> Bool[np.ndarray, "..."]:
+    if not len(sorted_keys):
+        return np.zeros(keys.shape, bool)
+    return sorted_keys[np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)] == keys
+
+
+def _first_of_its_kind(kinds: Int[np.ndarray, "B M"]) -> Bool[np.ndarray, "B M"]:
+    """True where no earlier column of the row holds the same number."""
+    order = np.argsort(kinds, axis=1, kind="stable")
+    ordered = np.take_along_axis(kinds, order, axis=1)
+    new = np.ones(kinds.shape, bool)
+    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    first = np.empty_like(new)
+    np.put_along_axis(first, order, new, axis=1)
+    return first
