@@ -1,0 +1,25 @@
+"""Settings and fixtures shared by all tests.
+
+JAX runs with eight CPU devices, refuses implicit dtype promotion and implicit rank promotion: what passes here mixes
+no float64 or int32 into float32 by accident and broadcasts only where it says so.
+"""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The directory of real data sets: ``ALLMREC_SHARED_DATA``, or ``../shared/data`` beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("ALLMREC_SHARED_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"no real data sets at {path}; set ALLMREC_SHARED_DATA to test with them")
+    return path
