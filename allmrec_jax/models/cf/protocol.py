@@ -1,0 +1,204 @@
+"""What the later stages ask of a collaborative-filtering model, and how to load one.
+
+A-LLMRec needs an embedding per item and a representation of a user given a history, nothing else. To add a model,
+write a class with the members of :class:`CFModel` and a loader in :data:`LOADERS`; callers stay as they are.
+
+Shapes: B batch, T time, D model, K candidates, N items, U users.
+"""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from allmrec_jax.data.dataset import CUTS, Cut, Dataset
+from allmrec_jax.errors import UserError
+from allmrec_jax.training.run import find_upstream
+
+LOADERS = {"sasrec": "allmrec_jax.models.cf.sasrec:from_export"}
+"""Model name to ``module:function(directory, config, identity) -> CFModel``, imported when it is needed."""
+
+
+class CFModel(Protocol):
+    """A frozen CF model.
+
+    Attributes:
+        num_items: N; items are 1..N, 0 is padding.
+        dim: D, free, the width of item and user vectors alike.
+        live: whether it computes from any history, also with dropout. Models that do not are precomputed arrays;
+            settings that need a live one (``official``'s dropout, A-LLMRec_all, bare histories) say so.
+        identity: what later runs record as their upstream ``cf``.
+    """
+
+    @property
+    def num_items(self) -> int: ...  # noqa: D102
+    @property
+    def dim(self) -> int: ...  # noqa: D102
+    @property
+    def live(self) -> bool: ...  # noqa: D102
+    @property
+    def identity(self) -> str: ...  # noqa: D102
+
+    def at(self, cut: Cut) -> "CFModel":
+        """The model for histories that end at ``cut``. Live models, which read the history, return themselves.
+
+        Callers that know the cut call this first, ``cf.at("test").user_vectors(users, items)``: precomputed arrays hold
+        one user vector per cut.
+        """
+        ...
+
+    def item_vectors(self) -> Float[np.ndarray, "N+1 D"]:
+        """An embedding per item; row 0 is padding's and means nothing."""
+        ...
+
+    def user_vectors(
+        self, users: Int[np.ndarray, "B"] | None, items: Int[Array, "B T"], *, key: jax.Array | None = None
+    ) -> Float[Array, "B D"]:
+        """A representation of each user.
+
+        Args:
+            users: indices in the data set; ``None`` for unknown users, known by their histories alone.
+            items: histories, left-padded with 0. Models compile once for each shape: use a few widths and one B.
+            key: for live dropout; ``None`` for none.
+        """
+        ...
+
+    def score(
+        self, users: Int[np.ndarray, "B"] | None, items: Int[Array, "B T"], candidates: Int[Array, "B K"]
+    ) -> Float[Array, "B K"]:
+        """How much each user likes each candidate: higher is better, the scale is the model's own."""
+        ...
+
+
+class ArrayCF:
+    """Precomputed vectors from any CF model of the user's own; users are looked up by index, histories not read.
+
+    Args:
+        items: [N+1, D]; row 0 is ignored.
+        users: [U, D] for each history cut: the user's representation before the training target, the validation item
+            and the test item (see :data:`allmrec_jax.data.dataset.CUTS`). Rows of users without that cut are not read.
+        identity: of the arrays.
+        cut: which of ``users`` to look into; set by :meth:`at`.
+    """
+
+    live = False
+
+    def __init__(
+        self, items: np.ndarray, users: Mapping[Cut, np.ndarray], identity: str = "", cut: Cut | None = None
+    ) -> None:
+        self.items, self.users, self.identity, self.cut = items, users, identity, cut
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        return len(self.items) - 1
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.items.shape[1]
+
+    def at(self, cut: Cut) -> "ArrayCF":
+        """The same arrays, looking users up at ``cut``."""
+        return ArrayCF(self.items, self.users, self.identity, cut)
+
+    def item_vectors(self) -> Float[np.ndarray, "N+1 D"]:
+        """The item array."""
+        return self.items
+
+    def user_vectors(
+        self, users: Int[np.ndarray, "B"] | None, items: Int[Array, "B T"], *, key: jax.Array | None = None
+    ) -> Float[Array, "B D"]:
+        """The rows of ``users`` at the cut; ``items`` is not read.
+
+        Raises:
+            UserError: for what only a live model can do: unknown users, dropout, or no cut chosen.
+        """
+        if users is None:
+            raise UserError(
+                "precomputed user vectors know only the data set's users; a bare history needs a live model"
+            )
+        if key is not None:
+            raise UserError("precomputed user vectors have no dropout; choose cf_train_mode off, or a live model")
+        if self.cut is None:
+            raise UserError(f"precomputed user vectors belong to a history cut: one of {', '.join(CUTS)}")
+        return jnp.asarray(self.users[self.cut][np.asarray(users)])
+
+    def score(
+        self, users: Int[np.ndarray, "B"] | None, items: Int[Array, "B T"], candidates: Int[Array, "B K"]
+    ) -> Float[Array, "B K"]:
+        """Dot products of user and item vectors."""
+        return jnp.einsum("bd,bkd->bk", self.user_vectors(users, items), self.items[np.asarray(candidates)])
+
+
+def load_cf(path: Path | str, dataset: Dataset) -> CFModel:
+    """The CF model of a finished ``train cf`` run, or of a directory of the user's own arrays.
+
+    Args:
+        path: a run directory; or a directory with ``items.npy`` [N+1, D] and ``users_train.npy``, ``users_valid.npy``,
+            ``users_test.npy`` [U, D], floating point, indexed as the data set is.
+        dataset: what the model must belong to.
+
+    Raises:
+        UserError: there is neither at ``path``, the run is unfinished or of another data set, or a file does not fit.
+    """
+    path = Path(path)
+    if (path / "run.json").is_file():
+        _, about = find_upstream(path.parent, "cf", dataset.name, dataset.hash, given=path)
+        model, config = read_card(path / "export" / "cf.json")
+        module, function = LOADERS[model].split(":")
+        return getattr(importlib.import_module(module), function)(path / "export", config, about["identity"])
+    if (path / "items.npy").is_file():
+        return _load_arrays(path, dataset)
+    raise UserError(
+        f"{path}: neither a `train cf` run (no run.json) nor a directory of your own arrays "
+        "(no items.npy; beside it users_train.npy, users_valid.npy, users_test.npy)"
+    )
+
+
+def read_card(path: Path) -> tuple[str, dict]:
+    """Model name and configuration from an export's ``cf.json``; :class:`UserError` if it is damaged."""
+    try:
+        card = json.loads(path.read_text())
+        model, config = card["model"], dict(card["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); train the CF model again") from error
+    if model not in LOADERS:
+        raise UserError(f"{path}: unknown CF model {model!r}; known: {', '.join(LOADERS)}")
+    return model, config
+
+
+def _load_arrays(path: Path, dataset: Dataset) -> ArrayCF:
+    items = _read_array(path / "items.npy", dataset.num_items + 1, "items and padding")
+    users: dict[Cut, np.ndarray] = {}
+    digest = hashlib.sha256(items.tobytes())
+    for cut in get_args(Cut):
+        file = path / f"users_{cut}.npy"
+        users[cut] = _read_array(file, dataset.num_users, "users")
+        if users[cut].shape[1] != items.shape[1]:
+            width, expected = users[cut].shape[1], items.shape[1]
+            raise UserError(f"{file}: vectors of width {width}, but items.npy has {expected}; they must agree")
+        digest.update(users[cut].tobytes())
+    return ArrayCF(items, users, digest.hexdigest())
+
+
+def _read_array(path: Path, rows: int, what: str) -> np.ndarray:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read as a NumPy array ({error})") from error
+    if array.ndim != 2 or array.dtype.kind != "f" or len(array) != rows:
+        raise UserError(
+            f"{path}: {array.dtype} array of shape {list(array.shape)}; "
+            f"floating point of shape [{rows}, D] is needed, a row for each of the data set's {rows} {what}"
+        )
+    if not np.isfinite(array).all():
+        raise UserError(f"{path}: row {np.flatnonzero(~np.isfinite(array).all(1))[0]} is not finite")
+    return array.astype(np.float32)

@@ -1,0 +1,278 @@
+"""SASRec (Kang & McAuley 2018) in Flax Linen, as the PyTorch code that A-LLMRec builds on computes it.
+
+What differs from the usual transformer block, and is kept on purpose: only the query is layer-normalised, keys and
+values are the raw input; the residual adds the *normalised* query; the feed-forward residual adds the normalised
+input; padding is zeroed but still attended (its key is the key bias); every LayerNorm has epsilon 1e-8; the packed
+``in_proj`` is initialised as one matrix.
+
+**Shorter inputs give the same numbers.** A history is left-padded to ``max_length`` (50) in the reference. All pads
+enter every block as zeros, so all have one key (the key bias) and one value (the value bias), and positions count from
+the right end once the length is fixed. An input of T < 50 columns therefore gets one extra attention column that stands
+for the 50 - T missing pads: its logit is raised by log(50 - T). In evaluation the result is that of length 50 up to
+rounding. In training, dropout on attention weights would drop each pad on its own; the extra column is scaled by a
+binomial count of surviving pads instead, which has exactly that distribution. So buckets change only which random
+numbers are drawn.
+
+Shapes: B batch, T time, D model, H heads, K candidates, N items.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from allmrec_jax.errors import UserError
+from allmrec_jax.fileio import load_arrays
+
+LAYER_NORM_EPSILON = 1e-8
+
+xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
+
+
+@dataclasses.dataclass(frozen=True)
+class SASRecConfig:
+    """Everything that decides SASRec's computation; the defaults are the paper's."""
+
+    num_items: int
+    dim: int = 50
+    blocks: int = 2
+    heads: int = 1
+    max_length: int = 50
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.dim % self.heads:
+            raise UserError(f"SASRec: dim {self.dim} is not a multiple of heads {self.heads}")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"SASRec: dropout {self.dropout} is not in [0, 1)")
+        if min(self.num_items, self.dim, self.blocks, self.heads, self.max_length) < 1:
+            raise UserError("SASRec: items, dim, blocks, heads and max_length must all be at least 1")
+
+
+def _torch_bias(fan_in: int) -> nn.initializers.Initializer:
+    """torch's default for the bias of a convolution: U(±1/√fan_in)."""
+    bound = 1 / math.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _layer_norm(name: str) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, name=name)
+
+
+class Dropout(nn.Module):
+    """Inverted dropout from 16 random bits an element: on a CPU, drawing bits is most of a step's cost."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*S"], deterministic: bool) -> Float[Array, "*S"]:
+        """``x`` with elements zeroed at ``rate`` (to 1/65,536) and the others scaled up."""
+        if deterministic or self.rate == 0:
+            return x
+        keep = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16) >= round(self.rate * 65536)
+        return jnp.where(keep, x / (1 - self.rate), 0.0)
+
+
+class PadDropout(nn.Module):
+    """What dropout on the weights of ``pads`` identical columns does to their sum: a factor Binomial/mean."""
+
+    rate: float
+    pads: int
+
+    @nn.compact
+    def __call__(self, weight: Float[Array, "*S"], deterministic: bool) -> Float[Array, "*S"]:
+        """``weight``, the sum over the pads, times (number kept) / (pads · (1 - rate))."""
+        if deterministic or self.rate == 0:
+            return weight
+        keep = 1 - self.rate
+        chances = [math.comb(self.pads, k) * keep**k * self.rate ** (self.pads - k) for k in range(self.pads)]
+        below = jnp.asarray(np.cumsum(chances), jnp.float32)
+        uniform = jax.random.uniform(self.make_rng("dropout"), weight.shape)
+        kept = jnp.sum(uniform[..., None] >= below, axis=-1, dtype=jnp.float32)
+        return weight * kept / (self.pads * keep)
+
+
+class Attention(nn.Module):
+    """Causal attention with torch's packed projection; queries come from another tensor than keys and values."""
+
+    config: SASRecConfig
+
+    @nn.compact
+    def __call__(
+        self, query: Float[Array, "B T D"], x: Float[Array, "B T D"], deterministic: bool
+    ) -> Float[Array, "B T D"]:
+        """Attend from ``query`` to ``x``, and to the ``max_length - T`` pads before its first column."""
+        cfg = self.config
+        batch, time, dim = x.shape
+        pads = cfg.max_length - time
+        kernel = self.param("in_proj_kernel", xavier_normal, (dim, 3 * dim))
+        bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * dim,))
+        heads = (batch, time, cfg.heads, dim // cfg.heads)
+        q = (query @ kernel[:, :dim] + bias[:dim]).reshape(heads) / math.sqrt(heads[-1])
+        kv = x @ kernel[:, dim:] + bias[dim:]
+        k, v = kv[..., :dim].reshape(heads), kv[..., dim:].reshape(heads)
+
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q, k)
+        causal = np.tril(np.ones((time, time), bool))
+        logits = jnp.where(causal, logits, -jnp.inf)
+        dropout = Dropout(cfg.dropout, name="dropout")
+        if pads == 0:
+            weights = dropout(jax.nn.softmax(logits, axis=-1), deterministic)
+            out = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+        else:
+            pad_key, pad_value = (b.reshape(cfg.heads, -1) for b in jnp.split(bias[dim:], 2))
+            pad_logits = jnp.einsum("bqhd,hd->bhq", q, pad_key)[..., None] + math.log(pads)
+            weights = jax.nn.softmax(jnp.concatenate([pad_logits, logits], axis=-1), axis=-1)
+            pad_weight = PadDropout(cfg.dropout, pads, name="pad_dropout")(weights[..., 0], deterministic)
+            out = jnp.einsum("bhqk,bkhd->bqhd", dropout(weights[..., 1:], deterministic), v)
+            out = out + jnp.einsum("bhq,hd->bqhd", pad_weight, pad_value)
+        return nn.Dense(dim, kernel_init=xavier_normal, name="out_proj")(out.reshape(x.shape))
+
+
+class FeedForward(nn.Module):
+    """Two 1×1 convolutions, that is, dense layers over the width, with the residual inside."""
+
+    config: SASRecConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], deterministic: bool) -> Float[Array, "B T D"]:
+        """Convolution, dropout, ReLU, convolution, dropout, plus ``x``."""
+        dim = self.config.dim
+        h = nn.Dense(dim, kernel_init=xavier_normal, bias_init=_torch_bias(dim), name="conv1")(x)
+        h = nn.relu(Dropout(self.config.dropout, name="dropout1")(h, deterministic))
+        h = nn.Dense(dim, kernel_init=xavier_normal, bias_init=_torch_bias(dim), name="conv2")(h)
+        return x + Dropout(self.config.dropout, name="dropout2")(h, deterministic)
+
+
+class Block(nn.Module):
+    """One SASRec block."""
+
+    config: SASRecConfig
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"], deterministic: bool
+    ) -> Float[Array, "B T D"]:
+        """``mask`` is True at items; padding leaves the block as zeros."""
+        query = _layer_norm("attention_norm")(x)
+        x = query + Attention(self.config, name="attention")(query, x, deterministic)
+        x = _layer_norm("feed_forward_norm")(x)
+        x = FeedForward(self.config, name="feed_forward")(x, deterministic)
+        return x * mask[..., None]
+
+
+class SASRec(nn.Module):
+    """The sequence model: a hidden state at each position, to be dotted with item vectors."""
+
+    config: SASRecConfig
+
+    def setup(self) -> None:
+        cfg = self.config
+        self.item_embedding = self.param("item_embedding", xavier_normal, (cfg.num_items + 1, cfg.dim))
+        self.position_embedding = self.param("position_embedding", xavier_normal, (cfg.max_length, cfg.dim))
+        self.embedding_dropout = Dropout(cfg.dropout)
+        self.block = [Block(cfg) for _ in range(cfg.blocks)]
+        self.final_norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
+
+    def __call__(self, items: Int[Array, "B T"], deterministic: bool = True) -> Float[Array, "B T D"]:
+        """Hidden states, each a representation of the user after the items up to there.
+
+        Args:
+            items: left-padded with 0; T from 1 to ``max_length``. The result at an item does not depend on how much of
+                the padding is present.
+            deterministic: False for dropout, with the rng stream ``dropout``.
+        """
+        cfg = self.config
+        time = items.shape[1]
+        if not 1 <= time <= cfg.max_length:
+            raise ValueError(f"{time} columns; SASRec takes 1 to {cfg.max_length}")
+        mask = items != 0
+        x = self.item_embedding[items] * math.sqrt(cfg.dim) + self.position_embedding[cfg.max_length - time :]
+        x = self.embedding_dropout(x, deterministic) * mask[..., None]
+        for block in self.block:
+            x = block(x, mask, deterministic)
+        return self.final_norm(x)
+
+    def logits(self, hidden: Float[Array, "*S D"], items: Int[Array, "*S"]) -> Float[Array, "*S"]:
+        """Dot product of each hidden state with the raw embedding of the item beside it."""
+        return jnp.sum(hidden * self.item_embedding[items], axis=-1)
+
+
+def init_params(config: SASRecConfig, key: jax.Array) -> dict[str, Any]:
+    """Initial parameters: Xavier-normal for every matrix, the padding row included; torch's defaults elsewhere."""
+    return SASRec(config).init(key, jnp.zeros((1, config.max_length), jnp.int32))["params"]
+
+
+@partial(jax.jit, static_argnums=0)
+def _last_hidden(model: SASRec, params: Any, items: Int[Array, "B T"], key: jax.Array | None) -> Float[Array, "B D"]:
+    rngs = None if key is None else {"dropout": key}
+    return model.apply({"params": params}, items, deterministic=key is None, rngs=rngs)[:, -1]
+
+
+@jax.jit
+def _scores(
+    users: Float[Array, "B D"], table: Float[Array, "N D"], candidates: Int[Array, "B K"]
+) -> Float[Array, "B K"]:
+    return jnp.einsum("bd,bkd->bk", users, table[candidates])
+
+
+class SASRecCF:
+    """A trained SASRec behind the CF protocol (:mod:`allmrec_jax.models.cf.protocol`)."""
+
+    live = True
+
+    def __init__(self, config: SASRecConfig, params: Any, identity: str = "") -> None:
+        self.config = config
+        self.params = jax.tree.map(jnp.asarray, params)
+        self.identity = identity
+        self.model = SASRec(config)
+
+    @property
+    def num_items(self) -> int:
+        """N."""
+        return self.config.num_items
+
+    @property
+    def dim(self) -> int:
+        """D, of item and user vectors alike."""
+        return self.config.dim
+
+    def at(self, cut: str) -> "SASRecCF":
+        """Itself: a live model reads the history that it is given."""
+        return self
+
+    def item_vectors(self) -> Float[np.ndarray, "N+1 D"]:
+        """The raw item embeddings; row 0 is the padding's (random, never trained)."""
+        return np.asarray(self.params["item_embedding"])
+
+    def user_vectors(
+        self, users: Any, items: Int[Array, "B T"], *, key: jax.Array | None = None
+    ) -> Float[Array, "B D"]:
+        """The last hidden state of each row; ``users`` is not used, and of longer rows the last ``max_length`` count.
+
+        Compiles once for each shape of ``items``: pass bucketed T and a constant B. A key means live dropout.
+        """
+        return _last_hidden(self.model, self.params, jnp.asarray(items)[:, -self.config.max_length :], key)
+
+    def score(self, users: Any, items: Int[Array, "B T"], candidates: Int[Array, "B K"]) -> Float[Array, "B K"]:
+        """Dot products of the users with their candidates' vectors."""
+        return _scores(self.user_vectors(users, items), self.params["item_embedding"], jnp.asarray(candidates))
+
+
+def from_export(directory: Path, config: Mapping[str, Any], identity: str) -> SASRecCF:
+    """A SASRec from ``params.safetensors`` in ``directory`` and its configuration in ``cf.json``.
+
+    Raises:
+        UserError: the file is missing or damaged, or a parameter is missing, unexpected or of another shape.
+    """
+    sasrec = SASRecConfig(**config)
+    like = jax.eval_shape(partial(init_params, sasrec), jax.random.key(0))
+    return SASRecCF(sasrec, load_arrays(directory / "params.safetensors", like), identity)

@@ -1,0 +1,411 @@
+"""Training of collaborative-filtering models: data, sampling and whole epochs on the device, one jitted function.
+
+A step of the shared loop is one epoch. Users lie on the device sorted into length buckets; an epoch shuffles each bucket
+and every batch takes the same share of each, so that shapes are fixed, no user is seen twice, and a batch has the mix
+of lengths that the data has. A bucket of width L gives the same loss as width 50 (see :mod:`…models.cf.sasrec`).
+
+Shapes: B batch, T time, D model, N items, U users, S steps of an epoch.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from allmrec_jax.data.dataset import CUTS, Dataset
+from allmrec_jax.errors import UserError
+from allmrec_jax.fileio import atomic_path, save_arrays, write_text
+from allmrec_jax.models.cf.protocol import CFModel
+from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig, init_params
+from allmrec_jax.rng import jax_key, numpy_rng
+from allmrec_jax.settings import setting
+from allmrec_jax.training.loop import LoopSettings, train_loop
+from allmrec_jax.training.metrics import MetricsLogger
+from allmrec_jax.training.run import Run
+
+EVALUATION_ROWS = 256
+"""Users per forward pass outside training."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CFSettings:
+    """What decides a CF model's numbers."""
+
+    model: Literal["sasrec"] = setting("sasrec", "which CF model")
+    dim: int = setting(50, "width of item and user vectors")
+    blocks: int = setting(2, "self-attention blocks")
+    heads: int = setting(1, "attention heads")
+    max_length: int = setting(50, "items of history at most")
+    dropout: float = setting(0.5, "dropout rate")
+    learning_rate: float = setting(1e-3, "Adam's learning rate")
+    beta2: float = setting(0.98, "Adam's second moment decay")
+    batch_size: int = setting(128, "users in a batch")
+    epochs: int = setting(200, "epochs at most")
+    loss: Literal["bce"] = setting("bce", "binary cross-entropy with one uniform negative per position")
+    sampling: Literal["each-once", "with-replacement"] = setting(
+        "each-once", "users of an epoch: each once, or drawn with replacement as the official code does"
+    )
+    buckets: int = setting(3, "length buckets in training; 1 is max_length for all")
+    choose: Literal["best", "last"] = setting("best", "export the epoch best on validation, or the last one")
+    evaluate_every: int = setting(5, "epochs between validations")
+    patience: int = setting(4, "validations without improvement before training stops; 0 is never")
+    validation_users: int = setting(10_000, "users in a validation, a seeded sample where there are more")
+    validation_negatives: int = setting(100, "negatives of each validation item")
+
+
+PRESETS = {
+    "paper": CFSettings(),
+    "official": CFSettings(sampling="with-replacement", buckets=1, choose="last", evaluate_every=20, patience=0),
+    "small": CFSettings(),
+}
+
+
+class Bucket(NamedTuple):
+    """Training users whose histories fit one width."""
+
+    tokens: Int[Array, "U L+1"]
+    """Training items, left-padded: all but the last column is the input, all but the first the targets."""
+    start: Int[Array, "U"]
+    """Where the user's part of :attr:`TrainData.taken` begins …"""
+    end: Int[Array, "U"]
+    """… and ends."""
+
+
+class TrainData(NamedTuple):
+    """Everything that an epoch reads, on the device."""
+
+    buckets: tuple[Bucket, ...]
+    taken: Int[Array, "total"]
+    """For the j-th smallest training item i of a user, how many items below i the user has not got: i - 1 - j."""
+
+
+class CFState(NamedTuple):
+    """What training changes."""
+
+    params: Any
+    opt_state: Any
+
+
+def choose_widths(lengths: Int[np.ndarray, "U"], count: int, max_length: int) -> list[int]:
+    """At most ``count`` widths, the largest ``max(lengths)``, that pad the least in all.
+
+    Args:
+        lengths: of the histories, 1 to ``max_length`` each.
+        count: 1 gives ``[max_length]``: the reference's fixed width.
+        max_length: the model's.
+    """
+    if count == 1:
+        return [max_length]
+    users = np.bincount(lengths, minlength=max_length + 1)
+    fitting = np.cumsum(users)
+    # best[w]: fewest cells for all users of length at most w with w as a width, and the widths of that choice.
+    widths = [int(width) for width in np.flatnonzero(users)]
+    best = {width: (int(fitting[width]) * width, [width]) for width in widths}
+    for _ in range(count - 1):
+        best = {
+            width: min(
+                [best[width]]
+                + [
+                    (cells + int(fitting[width] - fitting[below]) * width, [*chosen, width])
+                    for below, (cells, chosen) in best.items()
+                    if below < width
+                ]
+            )
+            for width in widths
+        }
+    return best[widths[-1]][1]
+
+
+def load_train_data(dataset: Dataset, settings: CFSettings) -> TrainData:
+    """The users with at least two training items, in buckets.
+
+    Raises:
+        UserError: there are none, or one of them has met every item, so that no negative is left.
+    """
+    ends = dataset.offsets[1:] - np.where(dataset.lengths >= 3, 2, 0)
+    counts = ends - dataset.offsets[:-1]
+    users = np.flatnonzero(counts >= 2)
+    if not len(users):
+        raise UserError(f"{dataset.path}: no user has two training items; there is nothing to learn from")
+    owner = np.repeat(users, counts[users])
+    inside = np.concatenate([dataset.train_sequence(user) for user in users])
+    pairs = np.unique(owner * (dataset.num_items + 1) + inside)
+    owner, items = np.divmod(pairs, dataset.num_items + 1)
+    start, end = np.searchsorted(owner, users), np.searchsorted(owner, users, side="right")
+    if np.any(full := end - start == dataset.num_items):
+        raise UserError(
+            f"{dataset.path}: user {users[full][0]} has met all {dataset.num_items} items: no negative left"
+        )
+    taken = items - 1 - (np.arange(len(items)) - np.repeat(start, end - start))
+
+    lengths = np.minimum(counts[users] - 1, settings.max_length)
+    widths = choose_widths(lengths, settings.buckets, settings.max_length)
+    buckets = []
+    for below, width in zip([0, *widths], widths, strict=False):
+        chosen = (lengths > below) & (lengths <= width)
+        columns = ends[users[chosen], None] + np.arange(-width - 1, 0)
+        real = columns >= dataset.offsets[users[chosen], None]
+        tokens = np.where(real, dataset.items[np.where(real, columns, 0)], 0)
+        buckets.append(Bucket(*(jnp.asarray(a, jnp.int32) for a in (tokens, start[chosen], end[chosen]))))
+    return TrainData(tuple(buckets), jnp.asarray(taken, jnp.int32))
+
+
+def draw_negatives(
+    key: jax.Array, taken: Int[Array, "total"], start: Int[Array, "B"], end: Int[Array, "B"], num_items: int, time: int
+) -> Int[Array, "B T"]:
+    """Items uniform among those that each user has not got in training, without rejection.
+
+    The r-th free item (from 0) is r + 1 + (taken items before it), and that count is found by bisection.
+    """
+    free = num_items - (end - start)
+    r = jax.random.randint(key, (len(start), time), 0, free[:, None])
+    low, high = (jnp.broadcast_to(bound[:, None], r.shape) for bound in (start, end))
+    for _ in range(num_items.bit_length()):
+        middle = (low + high) // 2
+        before = (low < high) & (taken[jnp.minimum(middle, len(taken) - 1)] <= r)
+        low, high = jnp.where(before, middle + 1, low), jnp.where(before | (low >= high), high, middle)
+    return r + 1 + low - start[:, None]
+
+
+def bucket_loss(
+    model: SASRec, params: Any, bucket: Bucket, taken: Int[Array, "total"], key: jax.Array
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Summed BCE of positives and negatives over the items of a batch from one bucket, and how many there are."""
+    dropout_key, negative_key = jax.random.split(key)
+    inputs, positives = bucket.tokens[:, :-1], bucket.tokens[:, 1:]
+    negatives = draw_negatives(negative_key, taken, bucket.start, bucket.end, model.config.num_items, inputs.shape[1])
+    mask = inputs != 0
+
+    def losses(module: SASRec) -> Float[Array, "B T"]:
+        hidden = module(inputs, deterministic=False)
+        return jax.nn.softplus(-module.logits(hidden, positives)) + jax.nn.softplus(module.logits(hidden, negatives))
+
+    loss = model.apply({"params": params}, rngs={"dropout": dropout_key}, method=losses)
+    return jnp.sum(loss * mask), jnp.sum(mask, dtype=jnp.float32)
+
+
+def make_optimizer(settings: CFSettings) -> optax.GradientTransformation:
+    """Adam as the official code sets it."""
+    return optax.adam(settings.learning_rate, b1=0.9, b2=settings.beta2)
+
+
+def steps_per_epoch(data: TrainData, settings: CFSettings, num_users: int) -> int:
+    """⌊U/B⌋ over all of the data set's users when drawn with replacement, else as many as hold each trained user."""
+    if settings.sampling == "with-replacement":
+        return max(1, num_users // settings.batch_size)
+    return math.ceil(sum(len(bucket.tokens) for bucket in data.buckets) / settings.batch_size)
+
+
+def batch_rows(key: jax.Array, users: int, total: int, steps: int, settings: CFSettings) -> Int[Array, "S B"]:
+    """Which of a bucket's ``users`` (of ``total`` in all buckets) are in each batch; ``users`` itself is an empty row."""
+    if settings.sampling == "with-replacement":
+        return jax.random.randint(key, (steps, max(1, round(settings.batch_size * users / total))), 0, users)
+    rows = math.ceil(users / steps)
+    order = jax.random.permutation(key, steps * rows)
+    return jnp.minimum(order, users).reshape(rows, steps).T
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+def train_epoch(
+    model: SASRec, settings: CFSettings, seed: int, steps: int, state: CFState, data: TrainData, epoch: jax.Array
+) -> tuple[CFState, dict[str, Float[Array, ""]]]:
+    """One epoch; ``state`` is donated. Every draw comes from (seed, epoch)."""
+    key = jax_key(seed, "cf", epoch)
+    optimizer = make_optimizer(settings)
+    total = sum(len(bucket.tokens) for bucket in data.buckets)
+    rows = [
+        batch_rows(jax.random.fold_in(key, index), len(bucket.tokens), total, steps, settings)
+        for index, bucket in enumerate(data.buckets)
+    ]
+
+    def loss_fn(params: Any, batch: list[Int[Array, "B"]], key: jax.Array) -> Float[Array, ""]:
+        sums, counts = [], []
+        for index, (bucket, chosen) in enumerate(zip(data.buckets, batch, strict=True)):
+            # Rows past the end are empty users: all padding, no loss.
+            part = Bucket(*(a.at[chosen].get(mode="fill", fill_value=0) for a in bucket))
+            loss, count = bucket_loss(model, params, part, data.taken, jax.random.fold_in(key, index))
+            sums.append(loss)
+            counts.append(count)
+        return sum(sums) / jnp.maximum(sum(counts), 1.0)  # a tiny batch may be all empty users
+
+    def step(state: CFState, inputs: Any) -> tuple[CFState, Float[Array, ""]]:
+        batch, number = inputs
+        step_key = jax.random.fold_in(jax.random.fold_in(key, len(data.buckets)), number)
+        loss, grads = jax.value_and_grad(loss_fn)(state.params, batch, step_key)
+        updates, opt_state = optimizer.update(grads, state.opt_state)
+        return CFState(optax.apply_updates(state.params, updates), opt_state), loss
+
+    state, losses = jax.lax.scan(step, state, (rows, jnp.arange(steps)))
+    return state, {"loss": jnp.mean(losses)}
+
+
+class ValidationBatch(NamedTuple):
+    """Users of one width; empty rows have weight 0."""
+
+    histories: Int[Array, "B T"]
+    candidates: Int[Array, "B K"]
+    """The validation item first."""
+    weight: Float[Array, "B"]
+
+
+def load_validation(dataset: Dataset, settings: CFSettings, seed: int) -> list[ValidationBatch]:
+    """A seeded sample of users, each with the validation item and items that the user has never met.
+
+    Raises:
+        UserError: no user has a validation item.
+    """
+    rng = numpy_rng(seed, "cf-validation")
+    users = dataset.users_with("valid")
+    if not len(users):
+        raise UserError(f"{dataset.path}: no user has three items, so there is no validation item; use --choose last")
+    if len(users) > settings.validation_users:
+        users = np.sort(rng.choice(users, settings.validation_users, replace=False))
+    met = [np.unique(dataset.sequence(user)) for user in users]
+    count = min(settings.validation_negatives, dataset.num_items - max(len(items) for items in met))
+    if count < 1:
+        raise UserError(f"{dataset.path}: a user has met every item: no negative is left for validation")
+    histories, targets = dataset.history(users, "valid", settings.max_length)
+    candidates = np.empty((len(users), 1 + count), np.int32)
+    candidates[:, 0] = targets
+    for row, items in zip(candidates, met, strict=True):
+        # The r-th free item is r + 1 + (met items before it); see draw_negatives.
+        r = rng.choice(dataset.num_items - len(items), count, replace=False)
+        row[1:] = r + 1 + np.searchsorted(items - 1 - np.arange(len(items)), r, side="right")
+
+    batches = []
+    for chosen, part in bucketed(histories):
+        rows = np.resize(chosen, EVALUATION_ROWS)
+        weight = np.arange(EVALUATION_ROWS) < len(chosen)
+        batches.append(ValidationBatch(*map(jnp.asarray, (part, candidates[rows], weight.astype(np.float32)))))
+    return batches
+
+
+def bucketed(histories: Int[np.ndarray, "U T"]) -> Iterator[tuple[np.ndarray, Int[np.ndarray, "B T"]]]:
+    """Rows of left-padded histories in batches of a few fixed shapes.
+
+    Yields:
+        The indices of up to ``EVALUATION_ROWS`` rows, and those rows without most of their padding, repeated to
+        ``EVALUATION_ROWS``.
+    """
+    lengths = np.maximum(np.count_nonzero(histories, axis=1), 1)
+    widths = choose_widths(lengths, 3, histories.shape[1])
+    for below, width in zip([0, *widths], widths, strict=False):
+        chosen = np.flatnonzero((lengths > below) & (lengths <= width))
+        for begin in range(0, len(chosen), EVALUATION_ROWS):
+            rows = chosen[begin : begin + EVALUATION_ROWS]
+            yield rows, histories[np.resize(rows, EVALUATION_ROWS), histories.shape[1] - width :]
+
+
+@partial(jax.jit, static_argnums=0)
+def _validate(model: SASRec, params: Any, batch: ValidationBatch) -> dict[str, Float[Array, ""]]:
+    users = model.apply({"params": params}, batch.histories)[:, -1:]
+    scores = model.apply({"params": params}, users, batch.candidates, method="logits")
+    # A negative that ties with the target counts as before it, so that constant scores earn nothing.
+    rank = jnp.sum(scores[:, 1:] >= scores[:, :1], axis=1)
+    metrics = {"hit@1": rank < 1, "hit@10": rank < 10, "ndcg@10": jnp.where(rank < 10, 1 / jnp.log2(rank + 2), 0)}
+    return {name: jnp.sum(value * batch.weight) for name, value in metrics.items()}
+
+
+def make_validation(
+    model: SASRec, dataset: Dataset, settings: CFSettings, seed: int
+) -> Callable[[CFState], dict[str, float]]:
+    """A function from a state to Hit@1, Hit@10 and NDCG@10 among the validation item and its negatives."""
+    batches = load_validation(dataset, settings, seed)
+    users = sum(float(batch.weight.sum()) for batch in batches)
+
+    def evaluate(state: CFState) -> dict[str, float]:
+        parts = jax.device_get([_validate(model, state.params, batch) for batch in batches])
+        return {name: float(sum(part[name] for part in parts)) / users for name in parts[0]}
+
+    return evaluate
+
+
+def user_vectors(cf: CFModel, dataset: Dataset, max_length: int) -> dict[str, Float[np.ndarray, "U D"]]:
+    """Every user's vector at each history cut; zeros for users without that cut."""
+    vectors = {}
+    for cut in CUTS:
+        vectors[cut] = np.zeros((dataset.num_users, cf.dim), np.float32)
+        users = dataset.users_with(cut)  # type: ignore[arg-type]
+        histories, _ = dataset.history(users, cut, max_length)  # type: ignore[arg-type]
+        for chosen, part in bucketed(histories) if len(users) else ():
+            rows = np.resize(users[chosen], len(part))
+            vectors[cut][users[chosen]] = np.asarray(cf.user_vectors(rows, part))[: len(chosen)]
+    return vectors
+
+
+def export_cf(run: Run, model: str, config: Any, params: Any, cf: CFModel, dataset: Dataset, max_length: int) -> None:
+    """Writes what later stages read: ``cf.json`` and ``params.safetensors`` for :func:`load_cf`, and plain arrays."""
+    save_arrays(run.export_path("params.safetensors"), params)
+    arrays = {f"users_{cut}": vectors for cut, vectors in user_vectors(cf, dataset, max_length).items()}
+    for name, array in {"items": cf.item_vectors(), **arrays}.items():
+        with atomic_path(run.export_path(f"{name}.npy")) as sibling:
+            np.save(sibling, array)
+    card = {"model": model, "config": dataclasses.asdict(config)}
+    write_text(run.export_path("cf.json"), json.dumps(card, indent=2) + "\n")
+
+
+def train_cf(
+    dataset: Dataset,
+    settings: CFSettings,
+    seed: int = 0,
+    out: Path | str = "checkpoints",
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Trains a CF model and exports it; a finished run with the same identity is used as it is.
+
+    Returns:
+        The run's directory, for :func:`allmrec_jax.models.cf.protocol.load_cf`.
+
+    Raises:
+        UserError: the data cannot be trained on, a setting is out of range, the loss is not finite, or the disk is full.
+    """
+    run = Run.open(out, dataset.name, "cf", settings, seed, dataset.hash, {}, resume=resume)
+    if run.done:
+        return run.path
+    config = SASRecConfig(
+        dataset.num_items, settings.dim, settings.blocks, settings.heads, settings.max_length, settings.dropout
+    )
+    model = SASRec(config)
+    data = load_train_data(dataset, settings)
+    params = init_params(config, jax_key(seed, "cf-init"))
+    state = CFState(params, make_optimizer(settings).init(params))
+    steps = steps_per_epoch(data, settings, dataset.num_users)
+
+    def epoch(state: CFState, number: jax.Array) -> tuple[CFState, dict[str, Float[Array, ""]]]:
+        return train_epoch(model, settings, seed, steps, state, data, number)
+
+    validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0
+    with MetricsLogger(run.path, settings.epochs, unit="epoch", quiet=quiet) as log:
+        last, best = train_loop(
+            run,
+            state,
+            epoch,
+            jnp.uint32,
+            LoopSettings(
+                settings.epochs,
+                log_every=1,
+                evaluate_every=settings.evaluate_every if validates else 0,
+                save_every=settings.evaluate_every,
+                patience=settings.patience if settings.choose == "best" else 0,
+            ),
+            evaluate=make_validation(model, dataset, settings, seed) if validates else None,
+            monitor="ndcg@10" if settings.choose == "best" else None,
+            resume=resume,
+            log=log,
+        )
+    chosen = (best if settings.choose == "best" else last).params
+    cf = SASRecCF(config, chosen, run.identity)
+    export_cf(run, settings.model, config, chosen, cf, dataset, settings.max_length)
+    run.finish({"model": settings.model, "epoch": run.best_step() or run.latest_step()})
+    return run.path
