@@ -1,11 +1,11 @@
 """OPT (Zhang et al. 2022, arXiv 2205.01068) as a Flax module: every published size, layers stacked under a scan.
 
-Shapes: B batch, T new tokens, S attended columns, L layers, H heads, D hidden size, E word embedding size, V vocabulary.
+Shapes: B batch, T new tokens, S attended columns, L layers, H heads, D hidden size, E word width, V vocabulary.
 """
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -147,7 +147,7 @@ class Block(nn.Module):
         out = nn.Dense(cfg.hidden_size, dtype=self.dtype, name="out_proj")(out.reshape(*x.shape[:2], cfg.hidden_size))
         return out, cache
 
-    def _implementation(self) -> str:
+    def _implementation(self) -> Literal["cudnn", "xla"]:
         # cuDNN's fused attention takes 16-bit floats and heads of at most 128 in steps of 8 only.
         fits = self.config.head_dim % 8 == 0 and self.config.head_dim <= 128
         half = jnp.dtype(self.dtype) in (jnp.bfloat16, jnp.float16)
@@ -166,7 +166,7 @@ class OPT(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # noqa: D102
         cfg = self.config
         self.embed_tokens = nn.Embed(cfg.vocab_size, cfg.word_embed_proj_dim, dtype=self.dtype)
         self.embed_positions = nn.Embed(
