@@ -71,7 +71,7 @@ def save_arrays(path: Path | str, tree: Mapping[str, Any]) -> None:
     """Writes a nested dictionary of arrays as one safetensors file, keys joined by ``/``, atomically."""
     from safetensors.numpy import save_file
 
-    flat = {key: np.ascontiguousarray(value) for key, value in _flatten(tree)}
+    flat = {key: np.asarray(value, order="C") for key, value in _flatten(tree)}
     with atomic_path(path) as sibling:
         save_file(flat, sibling)
 

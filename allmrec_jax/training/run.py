@@ -78,7 +78,12 @@ class Run:
         """
         identity = compute_identity(kind, settings, seed, data_hash, upstream)
         run = cls(Path(root) / data_name / kind / identity[:12], kind, identity, seed)
-        if run.done or (resume and (run.path / "run.json").is_file()):
+        if run.done:
+            return run
+        for half_written in run.path.rglob(".*.tmp"):
+            # Left by a kill in the middle of a write.
+            shutil.rmtree(half_written)
+        if resume and (run.path / "run.json").is_file():
             return run
         for stale in (*run.path.glob("steps"), *run.path.glob("export"), *run.path.glob("tensorboard")):
             shutil.rmtree(stale)
