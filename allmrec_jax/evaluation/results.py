@@ -1,0 +1,263 @@
+"""What an evaluation writes: ``users.parquet`` with every user's answers, ``results.json`` computed from it.
+
+``users.parquet`` has a row per user, system and seed:
+
+============== ====================================================================================
+``user``       index in the data set
+``system``     name
+``seed``       of the candidate file
+``slices``     list: ``all``, and ``cold`` or ``warm`` where the target is such an item
+``target``     item
+``candidates`` list of items in displayed order
+``scores``     list of float32, one per candidate
+``rank``       of the target by ``scores``, 1 is best, ties against it
+``generated``  text after the opening quote; null where a system generates nothing
+``valid``      the text names exactly one candidate; null likewise, as are the next two
+``strict``     and it is the target
+``official``   the official code's substring test
+============== ====================================================================================
+
+``results.json`` is the schema of :func:`write_results`. Every number in it can be computed again from the users alone:
+``summarize(read_users(directory), pairs)``.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from allmrec_jax.errors import UserError
+from allmrec_jax.evaluation.intervals import bootstrap
+from allmrec_jax.evaluation.metrics import (
+    GENERATION,
+    RANKING,
+    official_hit,
+    ranking_metrics,
+    strict_choice,
+    target_ranks,
+)
+from allmrec_jax.fileio import atomic_path, write_text
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SCHEMA = 1
+SLICES = ("all", "warm", "cold")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What one system answered to one candidate file.
+
+    Attributes:
+        system: its name.
+        scores: of the displayed candidates.
+        generated: text after the opening quote, per user; ``None`` for systems that generate nothing.
+        titles: the candidates' titles as that system's prompts show them; needed with ``generated``.
+    """
+
+    system: str
+    scores: Float[np.ndarray, "U K"]
+    generated: Sequence[str] | None = None
+    titles: Sequence[Sequence[str]] | None = None
+
+
+def users_frame(
+    outcomes: Sequence[Outcome],
+    users: Int[np.ndarray, "U"],
+    targets: Int[np.ndarray, "U"],
+    candidates: Int[np.ndarray, "U K"],
+    slices: Mapping[str, Int[np.ndarray, "M"]],
+    seed: int,
+) -> "pl.DataFrame":
+    """One row per user and system, in the layout described above.
+
+    Args:
+        outcomes: the systems' answers, all to the same candidates.
+        users: index of each user.
+        targets: the item to find.
+        candidates: displayed items.
+        slices: the items of each slice, e.g. ``{"cold": …, "warm": …}``.
+        seed: of the candidate file.
+    """
+    import polars as pl
+
+    columns = np.argmax(candidates == targets[:, None], axis=1)
+    member = {name: np.isin(targets, items) for name, items in slices.items()}
+    names = [["all", *(name for name in member if member[name][row])] for row in range(len(users))]
+    frames = []
+    for outcome in outcomes:
+        scores = np.asarray(outcome.scores, np.float32)
+        frames.append(
+            pl.DataFrame(
+                {
+                    "user": users.astype(np.int32),
+                    "system": pl.Series([outcome.system] * len(users), dtype=pl.String),
+                    "seed": np.full(len(users), seed, np.int64),
+                    "slices": pl.Series(names, dtype=pl.List(pl.String)),
+                    "target": targets.astype(np.int32),
+                    "candidates": pl.Series(candidates.tolist(), dtype=pl.List(pl.Int32)),
+                    "scores": pl.Series(scores.tolist(), dtype=pl.List(pl.Float32)),
+                    "rank": target_ranks(scores, columns).astype(np.int32),
+                    **_generation_columns(outcome, columns),
+                }
+            )
+        )
+    return pl.concat(frames)
+
+
+def _generation_columns(outcome: Outcome, columns: Int[np.ndarray, "U"]) -> "dict[str, pl.Series]":
+    import polars as pl
+
+    rows: list[tuple[str | None, bool | None, bool | None, bool | None]]
+    if outcome.generated is None:
+        rows = [(None, None, None, None)] * len(columns)
+    else:
+        if outcome.titles is None:
+            raise ValueError(f"{outcome.system}: generated texts need the titles that were displayed")
+        rows = []
+        for text, titles, column in zip(outcome.generated, outcome.titles, columns, strict=True):
+            choice = strict_choice(text, titles)
+            rows.append((text, choice is not None, choice == column, official_hit(text, titles[column])))
+    types = {"generated": pl.String, "valid": pl.Boolean, "strict": pl.Boolean, "official": pl.Boolean}
+    parts = zip(*rows, strict=True) if rows else ([], [], [], [])
+    return {
+        name: pl.Series(name, list(part), dtype=dtype) for (name, dtype), part in zip(types.items(), parts, strict=True)
+    }
+
+
+def summarize(
+    frame: "pl.DataFrame", pairs: Sequence[tuple[str, str]] = (), *, seed: int = 0
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tables of metrics with intervals, and of paired differences.
+
+    A user who was asked under several seeds counts once, with the mean over seeds: intervals resample users.
+
+    Args:
+        frame: of :func:`users_frame`, or several of them one under the other.
+        pairs: systems ``(A, B)`` to compare by Hit@1. Where A also generates, ``"A, generated - B"`` compares its
+            strict Hit@1 with B's ranking.
+        seed: of the bootstrap.
+
+    Returns:
+        ``{system: {slice: {"n": users, metric: [value, low, high]}}}`` and ``{"A - B": {slice: [difference, low,
+        high]}}``. Slices without users are left out.
+
+    Raises:
+        ValueError: systems were asked about different users.
+    """
+    values: dict[str, dict[str, np.ndarray]] = {}
+    reference = None
+    for system in frame["system"].unique(maintain_order=True):
+        part, values[system] = _per_user(frame, system)
+        if reference is None:
+            reference = part
+        elif not part.equals(reference):
+            raise ValueError(f"{system} and {next(iter(values))} were asked about different users")
+    if reference is None:
+        raise ValueError("no system to summarize")
+
+    columns = {(system, metric): row for system, metrics in values.items() for metric, row in metrics.items()}
+    for first, second in pairs:
+        for metric, name in (("hit@1", first), ("strict_hit@1", f"{first}, generated")):
+            if metric in values[first]:
+                columns["paired", f"{name} - {second}"] = values[first][metric] - values[second]["hit@1"]
+
+    systems: dict[str, Any] = {system: {} for system in values}
+    paired: dict[str, Any] = {name: {} for kind, name in columns if kind == "paired"}
+    for name in SLICES:
+        inside = reference["slices"].list.contains(name).to_numpy()
+        if not inside.any():
+            continue
+        intervals = bootstrap(np.stack([row[inside] for row in columns.values()], axis=1), seed=seed)
+        for (kind, key), interval in zip(columns, intervals.tolist(), strict=True):
+            if kind == "paired":
+                paired[key][name] = interval
+            else:
+                systems[kind].setdefault(name, {"n": int(inside.sum())})[key] = interval
+    return systems, paired
+
+
+def _per_user(frame: "pl.DataFrame", system: str) -> "tuple[pl.DataFrame, dict[str, np.ndarray]]":
+    """Users and their slices in order, and each metric's value per user (the mean over seeds)."""
+    import polars as pl
+
+    part = frame.filter(pl.col("system") == system)
+    metrics = ranking_metrics(part["rank"].to_numpy())
+    generation = dict(zip(GENERATION, ("strict", "official", "valid"), strict=True))
+    if not part["generated"].has_nulls():
+        metrics |= {metric: part[column].cast(pl.Float64).to_numpy() for metric, column in generation.items()}
+    keys = ["user", "slices"]
+    mean = part.select(keys).with_columns(**{name: pl.Series(row) for name, row in metrics.items()})
+    mean = mean.group_by(keys).agg(pl.col(list(metrics)).mean()).sort("user")
+    return mean.select(keys), {name: mean[name].to_numpy() for name in metrics}
+
+
+def write_results(
+    directory: Path,
+    frame: "pl.DataFrame",
+    *,
+    runs: Sequence[Mapping[str, Any]],
+    data: Mapping[str, Any],
+    pairs: Sequence[tuple[str, str]] = (),
+    settings: Mapping[str, Any],
+    versions: Mapping[str, str],
+    times: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write ``users.parquet`` and ``results.json``, each whole or not at all; returns the latter.
+
+    Args:
+        directory: made if absent.
+        frame: every user's answers.
+        runs: a dictionary ``{system, scenario, seed, id, candidates_sha}`` per system measured.
+        data: name and hash of the data set.
+        pairs: see :func:`summarize`.
+        settings: of the evaluation.
+        versions: of the libraries.
+        times: seconds per system.
+
+    Raises:
+        UserError: the disk is full; what stood in the directory before is intact.
+    """
+    systems, paired = summarize(frame, pairs)
+    results = {
+        "schema": SCHEMA,
+        "data": dict(data),
+        "runs": [dict(run) for run in runs],
+        "systems": systems,
+        "paired": paired,
+        "settings": dict(settings),
+        "versions": dict(versions),
+        "times": dict(times),
+    }
+    with atomic_path(directory / "users.parquet") as path:
+        frame.write_parquet(path)
+    write_text(directory / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    return results
+
+
+def read_users(directory: Path) -> "pl.DataFrame":
+    """The ``users.parquet`` of an evaluation; :class:`UserError` if it is missing or damaged."""
+    import polars as pl
+
+    path = directory / "users.parquet"
+    try:
+        return pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{path}: not readable ({str(error).splitlines()[0]}); run the evaluation again") from error
+
+
+def table(systems: Mapping[str, Any]) -> str:
+    """The metrics as a plain table: a line per system and slice, values only."""
+    shown = [metric for metric in (*RANKING, *GENERATION) if any(metric in row["all"] for row in systems.values())]
+    width = max(map(len, systems))
+    lines = [f"{'system':<{width}}  slice      n  " + "  ".join(f"{metric:>14}" for metric in shown)]
+    for system, slices in systems.items():
+        for name, row in slices.items():
+            cells = "  ".join(f"{row[metric][0]:>14.3f}" if metric in row else f"{'':>14}" for metric in shown)
+            lines.append(f"{system:<{width}}  {name:<5} {row['n']:>6}  {cells}")
+    return "\n".join(lines)
