@@ -1,0 +1,132 @@
+"""``allmrec prepare``: raw files to a data set."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.data.prepare import PRESETS, prepare
+from allmrec_jax.data.readers import READERS
+from allmrec_jax.errors import UserError
+from allmrec_jax.settings import settings_options
+
+EPILOG = """\b
+Examples:
+  allmrec prepare raw/Movies_and_TV.json.gz --out data/movies        (meta_Movies_and_TV.json.gz is beside it)
+  allmrec prepare ml-latest-small --out data/ml --rating-rule '>=4'
+  allmrec prepare clicks.parquet --items products.csv --columns user=customer,item=sku,title=name --out data/shop
+"""
+
+SHOWN_BAD_LINES = 10
+
+
+@click.command(epilog=EPILOG)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The data set's directory.")
+@click.option("--source", "kind", type=click.Choice(list(READERS)), help="What SOURCE is; recognised if not given.")
+@click.option("--items", type=click.Path(path_type=Path), help="Item metadata, if not beside the interactions.")
+@click.option("--columns", help="Tables: what columns are called, as user=…,item=…,rating=…,time=…,title=…")
+@click.option("--name", help="Of the data set; runs are filed under it.  [the source's]")
+@click.option("--max-bad-lines", type=click.IntRange(0), default=100, show_default=True, help="Bad lines to skip.")
+@settings_options(PRESETS)
+def command(
+    source: Path,
+    out: Path,
+    kind: str | None,
+    items: Path | None,
+    columns: str | None,
+    name: str | None,
+    max_bad_lines: int,
+    preset: str,
+    overrides: dict[str, Any],
+) -> None:
+    """Read SOURCE (Amazon 2018 or 2023, MovieLens, sequence JSON, RecBole, CSV or Parquet) into a data set."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bars: dict[Path, Any] = {}
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    ) as progress:
+
+        def show(path: Path, done: int, total: int) -> None:
+            if path not in bars:
+                bars[path] = progress.add_task(f"reading {path.name}", total=total)
+            progress.update(bars[path], completed=done)
+
+        dataset = prepare(
+            source,
+            out,
+            preset,
+            kind=kind,
+            items=items,
+            columns=_pairs(columns),
+            name=name,
+            max_bad_lines=max_bad_lines,
+            progress=show,
+            **overrides,
+        )
+    _report(dataset)
+
+
+def _pairs(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    pairs = [pair.partition("=") for pair in text.split(",")]
+    for key, equals, value in pairs:
+        if not (key and equals and value):
+            raise UserError(f"--columns: {text!r} should be like user=customer,item=sku")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _report(dataset: Dataset) -> None:
+    """The closing table of counts, beside the paper's where the data set is one of its four."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from allmrec_jax.report.paper import tables
+
+    console = Console()
+    manifest = dataset.manifest
+    bad = manifest["bad_lines"]
+    if bad["count"]:
+        console.print(f"[yellow]{bad['count']} bad lines skipped:[/yellow]")
+        for line in bad["first"][:SHOWN_BAD_LINES]:
+            console.print(f"  {line}", markup=False, highlight=False)
+        if bad["count"] > SHOWN_BAD_LINES:
+            console.print(f"  … {bad['count'] - SHOWN_BAD_LINES} more: see {dataset.path / 'manifest.json'}")
+    paper = None
+    if manifest["source"]["kind"] == "amazon-2018":
+        paper = tables()["table2_datasets"]["values"].get(dataset.name)
+    counts = {
+        "users": dataset.num_users,
+        "items": dataset.num_items,
+        "interactions": len(dataset.items),
+        "avg_len": len(dataset.items) / dataset.num_users,
+    }
+    table = Table(title=f"{dataset.name}  ({manifest['source']['kind']}, preset {manifest['preset']})")
+    table.add_column("")
+    table.add_column("here", justify="right")
+    if paper:
+        table.add_column("paper", justify="right")
+    for key, value in counts.items():
+        row = [key.replace("avg_len", "average length"), _number(value)]
+        table.add_row(*row, *([_number(paper[key])] if paper else []))
+    extra = {"three-interaction users kept apart": len(dataset.cold_users.raw)} | {
+        key.replace("_", " "): value for key, value in manifest["counts"].items()
+    }
+    table.add_section()
+    for key, value in extra.items():
+        table.add_row(key, _number(value))
+    console.print(table)
+    console.print(f"data set {dataset.hash[:12]}", highlight=False)
+    click.echo(dataset.path)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
