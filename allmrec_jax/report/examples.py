@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.errors import UserError
+from allmrec_jax.evaluation.results import read_users
 from allmrec_jax.prompts import STYLES, PromptStyle, prompt_text
 from allmrec_jax.rng import numpy_rng
 
@@ -26,46 +26,32 @@ def draw_examples(directory: Path, results: Mapping[str, Any], data: Path, count
         count: how many users.
 
     Raises:
-        UserError: the data set's candidates are not those that were evaluated.
+        UserError: it is another data set than was evaluated, or ``users.parquet`` is damaged.
     """
     import polars as pl
 
     dataset = load_dataset(data)
-    first = results["runs"][0]
-    candidates = load_candidates(dataset, first["scenario"], "test", first["seed"])
-    if candidates.sha256 != first["candidates_sha"]:
+    if dataset.hash != results["data"]["hash"]:
         raise UserError(
-            f"{directory}/results.json: measured on candidates {first['candidates_sha'][:12]}, those of {data} are "
-            f"{candidates.sha256[:12]}; name the data set that was evaluated with --data"
+            f"{directory}/results.json: measured on data set {results['data']['name']} (hash "
+            f"{results['data']['hash'][:12]}), but {data} has hash {dataset.hash[:12]}; name the one that was evaluated"
         )
-    frame = pl.read_parquet(directory / "users.parquet").filter(pl.col("seed") == first["seed"])
+    frame = read_users(directory)
+    seed = int(frame["seed"][0])
+    frame = frame.filter(pl.col("seed") == seed)
     users = frame["user"].unique().sort().to_numpy()
-    drawn = numpy_rng(first["seed"], "report/examples").choice(users, min(count, len(users)), replace=False)
+    drawn = numpy_rng(seed, "report/examples").choice(users, min(count, len(users)), replace=False)
     style, length = _style(results)
-    place = {int(user): row for row, user in enumerate(candidates.users)}
     return [
-        _example(
-            dataset,
-            int(user),
-            candidates.candidates[place[int(user)]],
-            int(candidates.target[place[int(user)]]),
-            frame.filter(pl.col("user") == user).to_dicts(),
-            style,
-            length,
-        )
-        for user in drawn
+        _example(dataset, int(user), frame.filter(pl.col("user") == user).to_dicts(), style, length) for user in drawn
     ]
 
 
 def _example(
-    dataset: Dataset,
-    user: int,
-    shown: np.ndarray,
-    target: int,
-    rows: list[dict[str, Any]],
-    style: PromptStyle,
-    length: int,
+    dataset: Dataset, user: int, rows: list[dict[str, Any]], style: PromptStyle, length: int
 ) -> dict[str, Any]:
+    """``rows`` are the systems' answers to this user."""
+    shown, target = rows[0]["candidates"], rows[0]["target"]
     history = [dataset.titles[item] for item in dataset.history(np.array([user]), "test", length)[0][0] if item]
     titles = [dataset.titles[item] for item in shown]
     return {
@@ -73,7 +59,7 @@ def _example(
         "slices": ", ".join(f"{name} item" for name in rows[0]["slices"] if name != "all"),
         "history": history,
         "candidates": titles,
-        "target": int(np.flatnonzero(shown == target)[0]),
+        "target": shown.index(target),
         "answers": [_answer(row) for row in rows],
         "prompt": readable_prompt(style, history, titles),
     }

@@ -95,7 +95,7 @@ def read_results(directory: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid JSON ({error}); run the evaluation again") from error
     if not isinstance(results, dict) or results.get("schema") != 1:
         raise UserError(f"{path}: not results of schema 1; run the evaluation again with this version")
-    for key in ("runs", "systems"):
+    for key in ("data", "runs", "systems"):
         if not results.get(key):
             raise UserError(f"{path}: {key!r} is missing or empty; run the evaluation again")
     return results
@@ -104,7 +104,7 @@ def read_results(directory: Path) -> dict[str, Any]:
 def _evaluation(directory: Path, data: Path | None, number: int) -> dict[str, Any]:
     results = read_results(directory)
     systems: dict[str, Any] = results["systems"]
-    name = results.get("data", {}).get("name") or directory.name
+    name = results["data"]["name"]
     scenario = results["runs"][0]["scenario"]
     metrics = [key for key in METRICS if any(key in row["all"] for row in systems.values())]
     times = results.get("times", {})
