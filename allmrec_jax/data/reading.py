@@ -189,17 +189,20 @@ def typed(frame: pl.DataFrame, path: Path, reading: Reading, fields: Mapping[str
         else:
             columns.append(pl.col(name).cast(DTYPES[column.kind]))
     result = frame.select("", *columns)
-    for name, column in fields.items():
-        if not column.required:
-            continue
-        usable = pl.col(name).is_finite() if column.kind == "number" else pl.col(name).str.len_bytes() > 0
-        good = result.select(usable.fill_null(False)).to_series()
-        for row in result.filter(~good).get_column("").to_list():
-            value = frame.filter(pl.col("") == row)[name][0]
-            wanted = "a number" if column.kind == "number" else "an id"
-            reading.reject(path, f"{unit} {row}", f"{column.key!r} should be {wanted}, is {_shorten(value)}")
-        result = result.filter(good)
-    return result.drop("")
+    usable = {
+        name: (pl.col(name).is_finite() if column.kind == "number" else pl.col(name).str.len_bytes() > 0).fill_null(
+            False
+        )
+        for name, column in fields.items()
+        if column.required
+    }
+    for row in result.filter(~pl.all_horizontal(usable.values())).get_column("").to_list():
+        where = pl.col("") == row
+        name = next(name for name, condition in usable.items() if not result.filter(where).select(condition).item())
+        wanted = "a number" if fields[name].kind == "number" else "an id"
+        found = _shorten(frame.filter(where)[name][0])
+        reading.reject(path, f"{unit} {row}", f"{fields[name].key!r} should be {wanted}, is {found}")
+    return result.filter(pl.all_horizontal(usable.values())).drop("")
 
 
 def read_json(path: Path, reading: Reading) -> dict[str, Any]:
