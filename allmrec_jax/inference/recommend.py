@@ -1,0 +1,269 @@
+"""Recommendation for one user: the CF model retrieves from the whole catalogue, A-LLMRec re-ranks what it found.
+
+Items that the CF model never trained on (new ones given by their text, and catalogue items without a training
+interaction) have no CF embedding of their own. They take part in retrieval by the embedding that stage 1's item decoder
+makes of their text, ``f_I_dec(f_T_enc(Q_i))``: stage 1 trained it to score like a CF embedding.
+"""
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.errors import UserError
+from allmrec_jax.inference.llm import LLMRecommender
+from allmrec_jax.models.cf.protocol import CFModel
+from allmrec_jax.rng import numpy_rng
+
+HISTORY = 50
+"""Items of a history that the CF model is shown; fixed, so that it compiles once."""
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """An item that no training has seen, known by its text."""
+
+    raw_id: str
+    title: str
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One recommended item.
+
+    Attributes:
+        item: index in the catalogue.
+        raw_id: the source's id.
+        title: of the item.
+        probability: of its title among the titles re-ranked, by the language model.
+        log_likelihood: of its title as the answer.
+        retrieved: its place in the CF model's order, 1 is best.
+        new: whether it was added by its text.
+    """
+
+    item: int
+    raw_id: str
+    title: str
+    probability: float
+    log_likelihood: float
+    retrieved: int
+    new: bool
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items to choose from: those of a data set (1..N), then new ones (N+1..M).
+
+    Attributes:
+        titles: [M+1], ``[0] == ""``.
+        raw_ids: [M+1], ``[0] == ""``.
+        known: N, how many the data set has.
+    """
+
+    titles: list[str]
+    raw_ids: list[str]
+    known: int
+
+    @classmethod
+    def of(cls, dataset: Dataset, new: Sequence[NewItem] = ()) -> "Catalogue":
+        """The data set's items and ``new`` ones; :class:`UserError` if an id is there already."""
+        raw_ids = [*dataset.items_raw, *(item.raw_id for item in new)]
+        if len(set(raw_ids)) < len(raw_ids):
+            seen = set(dataset.items_raw)
+            twice = next(item.raw_id for item in new if item.raw_id in seen or seen.add(item.raw_id))  # type: ignore[func-returns-value]
+            raise UserError(
+                f"new item {twice!r}: its id is taken in data set {dataset.name} or occurs twice; rename it"
+            )
+        return cls([*dataset.titles, *(item.title for item in new)], raw_ids, dataset.num_items)
+
+    def find(self, name: str) -> int:
+        """The item with this id, or with this title (case and white space aside).
+
+        Raises:
+            UserError: there is none (the nearest titles are suggested), or several items have this title.
+        """
+        if name in self._by_id:
+            return self._by_id[name]
+        found = self._by_title.get(_plain(name), [])
+        if len(found) == 1:
+            return found[0]
+        if found:
+            ids = ", ".join(self.raw_ids[item] for item in found[:5])
+            raise UserError(f"{len(found)} items are titled {name!r}; give the id of one: {ids}")
+        raise UserError(f"no item has the id or title {name!r}{_nearest(_plain(name), self._shown)}")
+
+    @cached_property
+    def _by_id(self) -> dict[str, int]:
+        return {raw_id: item for item, raw_id in enumerate(self.raw_ids) if item}
+
+    @cached_property
+    def _by_title(self) -> dict[str, list[int]]:
+        items: dict[str, list[int]] = {}
+        for item, title in enumerate(self.titles[1:], start=1):
+            items.setdefault(_plain(title), []).append(item)
+        return items
+
+    @cached_property
+    def _shown(self) -> dict[str, str]:
+        return {_plain(title): title for title in self.titles[1:]}
+
+
+def find_user(dataset: Dataset, raw_id: str) -> int:
+    """Index of the user with this id; :class:`UserError` with the nearest ids if there is none."""
+    try:
+        return dataset.users_raw.index(raw_id)
+    except ValueError:
+        near = _nearest(raw_id, {user: user for user in dataset.users_raw})
+        raise UserError(f"data set {dataset.name} has no user {raw_id!r}{near}") from None
+
+
+def read_new_items(path: Path) -> list[NewItem]:
+    """Items from JSON lines: ``{"id": …, "title": …, "description": …}``, the description optional.
+
+    Raises:
+        UserError: naming the line: not JSON, a key missing, or a value that is not text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from error
+    items = [_new_item(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not items:
+        raise UserError(f"{path}: no item in it; write one JSON object a line")
+    return items
+
+
+def _new_item(where: str, line: str) -> NewItem:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not valid JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: not a JSON object")
+    for key in ("id", "title"):
+        if not isinstance(row.get(key), str) or not row[key].strip():
+            raise UserError(f"{where}: {key!r} must be a text and not empty")
+    if not isinstance(row.get("description", ""), str):
+        raise UserError(f"{where}: 'description' must be a text")
+    return NewItem(row["id"], row["title"], row.get("description", ""))
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """A trained A-LLMRec over a catalogue.
+
+    Attributes:
+        catalogue: what to choose from, M items.
+        cf: the frozen CF model, which knows the first N.
+        llm: the language model with projectors; its title table and joint embeddings cover the catalogue.
+        decoded: [M+1, d] CF embeddings decoded from text; read where ``trained`` is False.
+        trained: [M+1] whether the item has a CF embedding of its own.
+    """
+
+    catalogue: Catalogue
+    cf: CFModel
+    llm: LLMRecommender
+    decoded: Float[np.ndarray, "M+1 D"]
+    trained: Bool[np.ndarray, "M+1"]
+
+    def recommend(
+        self, history: Sequence[int], *, user: int | None = None, count: int = 10, retrieve: int = 20
+    ) -> list[Recommendation]:
+        """The best items, best first; none of the history, no title twice.
+
+        Args:
+            history: items in time order; the language model is shown the last ones, the CF model those it knows.
+            user: index in the data set, if it is one of its users.
+            count: how many.
+            retrieve: how many the CF model hands to the language model.
+
+        Raises:
+            UserError: the history is empty, or nothing is left to recommend.
+        """
+        if not len(history):
+            raise UserError("an empty history: give at least one item")
+        vector, scores = self._ask_cf(history, user)
+        found = self._retrieve(scores, history, max(count, retrieve))
+        # The order shown is drawn, as in training: by retrieval, the place itself would tell the language model.
+        shown = found[numpy_rng(0, "recommend/order").permutation(len(found))]
+        likelihoods = self.llm.rank(self._padded(history), shown[None], vector)[0]
+        probabilities = np.exp(likelihoods - likelihoods.max())
+        probabilities /= probabilities.sum()
+        place = {int(item): number for number, item in enumerate(found, start=1)}
+        return [
+            Recommendation(
+                item=int(shown[column]),
+                raw_id=self.catalogue.raw_ids[shown[column]],
+                title=self.catalogue.titles[shown[column]],
+                probability=float(probabilities[column]),
+                log_likelihood=float(likelihoods[column]),
+                retrieved=place[int(shown[column])],
+                new=bool(shown[column] > self.catalogue.known),
+            )
+            for column in np.argsort(-likelihoods, kind="stable")[:count]
+        ]
+
+    def _padded(self, history: Sequence[int]) -> Int[np.ndarray, "1 T"]:
+        last = list(history)[-HISTORY:]
+        return np.array([[0] * (HISTORY - len(last)) + last], np.int32)
+
+    def _ask_cf(
+        self, history: Sequence[int], user: int | None
+    ) -> tuple[Float[np.ndarray, "1 D"], Float[np.ndarray, "M+1"]]:
+        """The CF model's user vector, and a score for every item of the catalogue."""
+        model, users = self.cf.at("test"), None if user is None else np.array([user])
+        known = jnp.asarray(self._padded([item for item in history if item <= self.catalogue.known]))
+        vector = np.asarray(model.user_vectors(users, known))
+        scores = (vector @ self.decoded.T)[0]
+        own = np.asarray(model.score(users, known, jnp.arange(self.catalogue.known + 1)[None]))[0]
+        scores[: len(own)] = np.where(self.trained[: len(own)], own, scores[: len(own)])
+        return vector, scores
+
+    def _retrieve(self, scores: Float[np.ndarray, "M+1"], history: Sequence[int], count: int) -> Int[np.ndarray, "K"]:
+        """The ``count`` best by score, none with a title that the history or a better one has."""
+        taken = {_plain(self.catalogue.titles[item]) for item in history}
+        found: list[int] = []
+        for item in np.argsort(-scores[1:], kind="stable") + 1:
+            title = _plain(self.catalogue.titles[item])
+            if title not in taken and item not in history:
+                found.append(int(item))
+                taken.add(title)
+            if len(found) == count:
+                break
+        if not found:
+            raise UserError("nothing is left to recommend: the history holds the whole catalogue")
+        return np.array(found, np.int32)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _nearest(name: str, shown: dict[str, str]) -> str:
+    close = difflib.get_close_matches(name, shown, n=3, cutoff=0.5)
+    return "; nearest: " + ", ".join(repr(shown[match]) for match in close) if close else ""
+
+
+def as_json(recommendations: Sequence[Recommendation]) -> list[dict[str, Any]]:
+    """For ``--json``: best first, with ``rank`` from 1."""
+    return [
+        {
+            "rank": rank,
+            "id": each.raw_id,
+            "title": each.title,
+            "probability": round(each.probability, 6),
+            "log_likelihood": round(each.log_likelihood, 4),
+            "retrieved": each.retrieved,
+            "new": each.new,
+        }
+        for rank, each in enumerate(recommendations, start=1)
+    ]

@@ -1,0 +1,220 @@
+"""Recommendation: retrieval over known and new items, re-ranking, names, and what bad input gets."""
+
+import json
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from allmrec_jax.data.dataset import Dataset, write_dataset
+from allmrec_jax.errors import UserError
+from allmrec_jax.inference.llm import LLMRecommender
+from allmrec_jax.inference.recommend import (
+    Catalogue,
+    NewItem,
+    Recommender,
+    as_json,
+    find_user,
+    read_new_items,
+)
+from allmrec_jax.models.cf.protocol import CFModel
+
+N, D = 40, 5
+NEW = [NewItem("new-1", "A Comet Returns", "space"), NewItem("new-2", "Saddle Song", "western")]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    rng = np.random.default_rng(0)
+    titles = [f"Orbit {item}" for item in range(1, N + 1)]
+    titles[9] = titles[8]  # items 9 and 10 share a title
+    return write_dataset(
+        tmp_path_factory.mktemp("recommend") / "data",
+        name="small",
+        items=np.concatenate([rng.choice(np.arange(1, N + 1), 6, replace=False) for _ in range(12)]),
+        offsets=np.arange(13) * 6,
+        titles=titles,
+        descriptions=[""] * N,
+        users_raw=[f"user-{number:02d}" for number in range(12)],
+        items_raw=[f"B{item:03d}" for item in range(1, N + 1)],
+    )
+
+
+class MeanCF:
+    """The user is the mean of the history's vectors; scores are dot products plus one: decoded ones are not."""
+
+    live = True
+    num_items, dim = N, D
+
+    def __init__(self) -> None:
+        self.vectors = np.random.default_rng(1).normal(size=(N + 1, D)).astype(np.float32)
+        self.vectors[0] = 0
+
+    def at(self, cut: str) -> "MeanCF":
+        assert cut == "test"
+        return self
+
+    def item_vectors(self) -> np.ndarray:
+        return self.vectors
+
+    def user_vectors(self, users, items, *, key=None):
+        return self.vectors[items].sum(axis=1) / np.maximum((items > 0).sum(axis=1), 1)[:, None]
+
+    def score(self, users, items, candidates):
+        return np.einsum("bd,bkd->bk", self.user_vectors(users, items), self.vectors[candidates]) + 1
+
+
+class FavouriteLLM:
+    """Likes one item best, then the others by index; remembers what it was shown."""
+
+    def __init__(self, favourite: int) -> None:
+        self.favourite = favourite
+
+    def rank(self, histories, candidates, users):
+        self.shown, self.history, self.users = candidates[0], histories[0], users
+        return np.where(candidates == self.favourite, 0.0, -1.0 - candidates / 100)
+
+
+def make(dataset: Dataset, favourite: int = 3, untrained: tuple[int, ...] = ()) -> tuple[Recommender, FavouriteLLM]:
+    catalogue = Catalogue.of(dataset, NEW)
+    trained = np.arange(N + 3) <= N
+    trained[list(untrained)] = False
+    decoded = np.zeros((N + 3, D), np.float32)
+    llm = FavouriteLLM(favourite)
+    return Recommender(catalogue, cast(CFModel, MeanCF()), cast(LLMRecommender, llm), decoded, trained), llm
+
+
+def test_retrieves_the_cf_models_best_and_reranks_them(dataset: Dataset):
+    cf, history = MeanCF(), [1, 2, 4]
+    scores = cf.vectors @ cf.vectors[history].mean(axis=0)
+    scores[[0, *history, 9, 10]] = -np.inf
+    best = set(np.argsort(-scores)[:15])
+    recommender, llm = make(dataset, favourite=min(best))
+    found = recommender.recommend(history, count=5, retrieve=20)
+    assert best <= set(llm.shown)
+    assert len(llm.shown) == 20
+    assert found[0].item == min(best)
+    assert len(found) == 5
+    assert [each.log_likelihood for each in found] == sorted((each.log_likelihood for each in found), reverse=True)
+    order = np.argsort(-scores)
+    assert order[found[0].retrieved - 1] == found[0].item or found[0].retrieved > 1
+    everything = recommender.recommend(history, count=20, retrieve=20)
+    assert sum(each.probability for each in everything) == pytest.approx(1)
+    assert sorted(each.retrieved for each in everything) == list(range(1, 21))
+
+
+def test_never_recommends_the_history_nor_a_title_twice(dataset: Dataset):
+    recommender, _ = make(dataset)
+    found = recommender.recommend([1, 9], count=N, retrieve=N + 2)
+    items = [each.item for each in found]
+    assert not {1, 9, 10} & set(items)  # 10 has the title of 9
+    assert len(items) == N - 3 + 2  # the new ones too
+    found = recommender.recommend([1], count=N, retrieve=N + 2)
+    assert len({9, 10} & {each.item for each in found}) == 1
+
+
+def test_candidates_are_not_shown_in_the_order_of_retrieval(dataset: Dataset):
+    recommender, llm = make(dataset)
+    found = {each.item: each.retrieved for each in recommender.recommend([1, 2], count=20)}
+    assert [found[item] for item in llm.shown] != sorted(found.values())
+
+
+def test_untrained_and_new_items_are_retrieved_by_their_decoded_embedding(dataset: Dataset):
+    recommender, _ = make(dataset, untrained=(7,))
+    towards = MeanCF().user_vectors(None, np.array([[1, 2]]))[0]
+    recommender.decoded[[7, N + 1]] = 100 * towards
+    recommender.decoded[8] = 1000 * towards  # trained: its own embedding counts, whatever was decoded
+    found = recommender.recommend([1, 2], count=20)
+    places = {each.item: each.retrieved for each in found}
+    assert {places[7], places[N + 1]} == {1, 2}
+    assert [each.new for each in found if each.item == N + 1] == [True]
+    assert not next(each.new for each in found if each.item == 7)
+
+
+def test_new_items_in_the_history_reach_the_language_model_but_not_the_cf_model(dataset: Dataset):
+    recommender, llm = make(dataset)
+    recommender.recommend([1, N + 2, 2])
+    assert llm.history[-3:].tolist() == [1, N + 2, 2]
+    assert llm.users[0] == pytest.approx(MeanCF().vectors[[1, 2]].mean(axis=0))
+    recommender.recommend([N + 1])  # nothing that the CF model knows: its empty history
+    assert llm.users[0] == pytest.approx(np.zeros(D))
+
+
+def test_only_the_last_items_of_a_long_history_are_read_and_none_of_it_is_recommended(dataset: Dataset):
+    recommender, llm = make(dataset)
+    history = [*range(1, 31)] * 3
+    found = recommender.recommend(history, count=20)
+    assert len(llm.history) == 50
+    assert not set(history) & {each.item for each in found}
+
+
+def test_empty_history_and_nothing_left(dataset: Dataset):
+    recommender, _ = make(dataset)
+    with pytest.raises(UserError, match="empty history"):
+        recommender.recommend([])
+    with pytest.raises(UserError, match="nothing is left"):
+        recommender.recommend(range(1, N + 3))
+
+
+def test_items_are_found_by_id_and_by_title(dataset: Dataset):
+    catalogue = Catalogue.of(dataset, NEW)
+    assert catalogue.find("B005") == 5
+    assert catalogue.find("  orbit   5 ") == 5
+    assert catalogue.find("a comet returns") == N + 1
+    with pytest.raises(UserError, match=r"2 items are titled 'Orbit 9'.*B009, B010"):
+        catalogue.find("Orbit 9")
+    with pytest.raises(UserError, match=r"nearest: 'A Comet Returns'"):
+        catalogue.find("A Comet Return")
+    with pytest.raises(UserError) as error:
+        catalogue.find("something else entirely")
+    assert "nearest" not in str(error.value)
+
+
+def test_users_are_found_by_id(dataset: Dataset):
+    assert find_user(dataset, "user-07") == 7
+    with pytest.raises(UserError, match=r"has no user 'user-7'; nearest: 'user-07'"):
+        find_user(dataset, "user-7")
+
+
+def test_an_id_taken_is_refused(dataset: Dataset):
+    with pytest.raises(UserError, match="'B003'"):
+        Catalogue.of(dataset, [NewItem("B003", "Another")])
+    with pytest.raises(UserError, match="'x'"):
+        Catalogue.of(dataset, [NewItem("x", "One"), NewItem("x", "Two")])
+
+
+def test_new_items_are_read_from_json_lines(tmp_path: Path):
+    path = tmp_path / "new.jsonl"
+    path.write_text('{"id": "a", "title": "T \\"q\\"", "description": "D"}\n\n{"id": "b", "title": "🌊"}\n')
+    assert read_new_items(path) == [NewItem("a", 'T "q"', "D"), NewItem("b", "🌊")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "line 1: not valid JSON"),
+        ('{"id": "a", "title": "T"}\n[]', "line 2: not a JSON object"),
+        ('{"id": "a"}', "line 1: 'title' must be"),
+        ('{"id": 3, "title": "T"}', "line 1: 'id' must be"),
+        ('{"id": "a", "title": " "}', "line 1: 'title' must be"),
+        ('{"id": "a", "title": "T", "description": ["D"]}', "line 1: 'description' must be"),
+        ("\n", "no item in it"),
+        (b"\xff\xfe", "cannot be read"),
+        (None, "cannot be read"),
+    ],
+)
+def test_bad_new_items_name_the_line(tmp_path: Path, content: str | bytes | None, message: str):
+    path = tmp_path / "new.jsonl"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message) as error:
+        read_new_items(path)
+    assert str(path) in str(error.value)
+
+
+def test_json_rows(dataset: Dataset):
+    rows = as_json(make(dataset)[0].recommend([1, 2], count=3))
+    assert [row["rank"] for row in rows] == [1, 2, 3]
+    assert rows[0]["id"].startswith("B")
+    assert json.loads(json.dumps(rows)) == rows
