@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -10,32 +11,82 @@ from allmrec_jax.errors import UserError
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are named by import path and described here, so that ``--help`` imports none."""
+    """A group whose commands are named by import path and described here, so that ``--help`` imports none.
 
-    def __init__(self, *args, lazy: dict[str, tuple[str, str]], **kwargs):
-        super().__init__(*args, **kwargs)
+    Args:
+        lazy: command name to the module that holds its ``command``, and its one-line description.
+        groups: the sub-groups.
+        examples: command lines shown under ``--help``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        lazy: dict[str, tuple[str, str]],
+        groups: tuple[click.Command, ...] = (),
+        examples: tuple[str, ...],
+        **kwargs: Any,
+    ):
+        epilog = "\n".join(["\b", "Examples:", *(f"  {example}" for example in examples)])
+        super().__init__(name, {group.name or "": group for group in groups}, epilog=epilog, **kwargs)
         self.lazy = lazy
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*self.commands, *self.lazy]
+        """Names in the order they are written below: that of the work."""
+        return [*self.lazy, *self.commands]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Imports the program called ``name``."""
         if name in self.lazy:
             return importlib.import_module(self.lazy[name][0]).command
         return super().get_command(ctx, name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = [(name, command.get_short_help_str()) for name, command in self.commands.items()]
-        rows += [(name, help) for name, (_, help) in self.lazy.items()]
+        """Lists all commands with their whole descriptions."""
+        rows = [(name, help) for name, (_, help) in self.lazy.items()]
+        rows += [(f"{name} …", command.short_help or "") for name, command in self.commands.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+train = LazyGroup(
+    "train",
+    short_help="train one part: cf, stage1, stage2 or an embedded model",
+    help="Train one part. Each stage reads what an earlier one exported, and prints its run's directory last.",
+    lazy={
+        "cf": ("allmrec_jax.train.cf", "the collaborative-filtering model"),
+        "stage1": ("allmrec_jax.train.stage1", "align item embeddings with item texts"),
+        "stage2": ("allmrec_jax.train.stage2", "project users and items into the LLM's token space"),
+        "sbert-nano": ("allmrec_jax.train.sbert_nano", "the embedded sentence encoder, from generated text"),
+        "opt-nano": ("allmrec_jax.train.opt_nano", "the embedded language model, from generated text"),
+    },
+    examples=(
+        "allmrec train cf --data data/movies",
+        "allmrec train stage1 --data data/movies",
+        "allmrec train stage2 --data data/movies --llm facebook/opt-6.7b --resume",
+    ),
+)
+
+evaluate = LazyGroup(
+    "eval",
+    short_help="measure trained systems; never trains",
+    help="Measure trained systems, all on the same seeded candidates. Never trains.",
+    lazy={"overall": ("allmrec_jax.eval.overall", "all test users on one candidate file (Table 1)")},
+    examples=("allmrec eval overall --data data/movies --runs checkpoints/movies/stage2/* --out runs/movies",),
+)
+
+experiment = LazyGroup(
+    "experiment",
+    short_help="train what is missing, then evaluate and report",
+    help="Train what is missing, then evaluate and report.",
+    lazy={"demo": ("allmrec_jax.eval.demo", "the whole pipeline on the embedded data")},
+    examples=("allmrec experiment demo",),
+)
 
 allmrec = LazyGroup(
-    name="allmrec",
-    context_settings=CONTEXT,
+    "allmrec",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     help="A-LLMRec in JAX: raw files in, recommendations and result tables out.",
     lazy={
         "synthesize": ("allmrec_jax.commands.synthesize", "write the embedded synthetic data as raw Amazon files"),
@@ -43,42 +94,30 @@ allmrec = LazyGroup(
         "recommend": ("allmrec_jax.commands.recommend", "recommend items for a user or a history"),
         "report": ("allmrec_jax.commands.report", "results to a self-contained HTML page"),
     },
+    groups=(train, evaluate, experiment),
+    examples=(
+        "allmrec experiment demo",
+        "allmrec prepare raw/Movies_and_TV.json.gz --out data/movies",
+        "allmrec train cf --data data/movies",
+    ),
 )
-allmrec.add_command(
-    LazyGroup(
-        name="train",
-        help="Train one part; each stage reads what an earlier one exported.",
-        lazy={
-            "cf": ("allmrec_jax.train.cf", "the collaborative-filtering model"),
-            "stage1": ("allmrec_jax.train.stage1", "align item embeddings with item texts"),
-            "stage2": ("allmrec_jax.train.stage2", "project users and items into the LLM's token space"),
-            "sbert-nano": ("allmrec_jax.train.sbert_nano", "the embedded sentence encoder, from generated text"),
-            "opt-nano": ("allmrec_jax.train.opt_nano", "the embedded language model, from generated text"),
-        },
-    )
-)
-allmrec.add_command(
-    LazyGroup(
-        name="eval",
-        help="Measure trained systems; never trains.",
-        lazy={"overall": ("allmrec_jax.eval.overall", "all test users on one candidate file (Table 1)")},
-    )
-)
-allmrec.add_command(
-    LazyGroup(
-        name="experiment",
-        help="Train what is missing, then evaluate and report.",
-        lazy={"demo": ("allmrec_jax.eval.demo", "the whole pipeline on the embedded data")},
-    )
-)
+
+
+click.version_option(package_name="allmrec-jax", message="%(prog)s %(version)s")(allmrec)
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; a :class:`UserError` or bad usage is one line and exit code 2."""
+    """Run the command line; a :class:`UserError`, bad usage or an unusable file is one line and exit code 2."""
     try:
         allmrec.main(args=args, prog_name="allmrec", standalone_mode=False)
     except UserError as error:
         _fail(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
+    except click.UsageError as error:
+        hint = f" (see `{error.ctx.command_path} --help`)" if error.ctx is not None else ""
+        _fail(error.format_message() + hint)
     except click.ClickException as error:
         _fail(error.format_message())
     except (click.Abort, KeyboardInterrupt):
@@ -86,6 +125,10 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
 
 
 def _fail(message: str) -> None:

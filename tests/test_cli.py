@@ -1,0 +1,87 @@
+import importlib
+import subprocess
+import sys
+
+import click
+import pytest
+
+from allmrec_jax import cli
+from allmrec_jax.errors import UserError
+
+GROUPS = {(): cli.allmrec, ("train",): cli.train, ("eval",): cli.evaluate, ("experiment",): cli.experiment}
+PROGRAMS = [
+    pytest.param((*path, name), module, id=" ".join((*path, name)))
+    for path, group in GROUPS.items()
+    for name, (module, _) in group.lazy.items()
+]
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error of one command line."""
+    code: str | int | None = 0
+    try:
+        cli.main(list(arguments))
+    except SystemExit as stop:
+        code = stop.code
+    return code, *capsys.readouterr()
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys; from allmrec_jax import cli; cli.main(['--help']); cli.main(['train', '--help']);"
+        "heavy = {'jax', 'numpy', 'torch', 'polars', 'matplotlib', 'transformers'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "allmrec experiment demo" in done.stdout
+    assert "train what is missing, then evaluate and report" in done.stdout, "descriptions are not cut short"
+
+
+@pytest.mark.parametrize(("path", "module"), PROGRAMS)
+def test_every_program_has_a_described_example(capsys, path, module):
+    command = importlib.import_module(module).command
+    code, shown, _ = run(capsys, *path, "--help")
+    assert code == 0
+    after_usage = shown.partition("\n\n")[2]
+    assert f"allmrec {' '.join(path)} " in after_usage.replace("\n", " "), "the help shows no example of the command"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name not in ("preset", "seed", "out", "checkpoints"):
+            assert parameter.help, f"--{parameter.name} is not described"
+
+
+def test_a_user_error_is_one_line_and_code_2(capsys, monkeypatch):
+    def fail(**_):
+        raise UserError("items.npy: damaged\nat byte 3")
+
+    monkeypatch.setitem(cli.allmrec.lazy, "broken", ("broken", ""))
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: type("M", (), {"command": click.command()(fail)}))
+    assert run(capsys, "broken") == (2, "", "error: items.npy: damaged at byte 3\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nonsense",), "error: No such command 'nonsense'. (see `allmrec --help`)\n"),
+        (("train", "cf", "--seed", "x"), "error: Invalid value for '--seed': 'x' is not a valid integer"),
+        (("train", "cf"), "error: Missing option '--data'."),
+    ],
+)
+def test_bad_usage_is_one_line_and_code_2(capsys, arguments, message):
+    code, out, err = run(capsys, *arguments)
+    assert code == 2 and out == "" and err.startswith(message) and err.count("\n") == 1
+
+
+def test_no_arguments_shows_the_help(capsys):
+    code, _, err = run(capsys)
+    assert code == 2 and "Commands:" in err and err.count("\n") > 10
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    def fail(**_):
+        raise KeyError("bug")
+
+    monkeypatch.setitem(cli.allmrec.lazy, "broken", ("broken", ""))
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: type("M", (), {"command": click.command()(fail)}))
+    with pytest.raises(KeyError):
+        cli.main(["broken"])
