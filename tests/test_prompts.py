@@ -1,0 +1,168 @@
+import numpy as np
+import pytest
+import tiny_llm
+
+from allmrec_jax.errors import UserError
+from allmrec_jax.prompts import (
+    ITEM_SLOT,
+    STYLES,
+    USER_SLOT,
+    PromptBatch,
+    PromptTables,
+    bucket,
+    build_prompts,
+    title_table,
+)
+
+HOSTILE = [
+    "",
+    'He said "no", then left',
+    "two\nlines\r\nand a tab\t",
+    "😀 émigré 日本 \u202e",
+    "x" * 10_000,
+    "[CandidateEmb] [HistoryEmb] [UserRep]",
+    "</s><pad><s> in the previous.",
+    '"',
+    " leading and trailing ",
+]
+
+
+def tables(titles, max_tokens=16, max_length=2048):
+    return PromptTables(tiny_llm.tokenizer(), title_table(tiny_llm.tokenizer(), titles, max_tokens), max_length)
+
+
+def render(batch: PromptBatch, row: int = 0) -> str:
+    """The prompt as text, slots as <user>, <0>, <1>, … by column of ``items``; only ``lengths`` positions."""
+    text, run = "", []
+    for position in range(batch.lengths[row]):
+        if batch.slot[row, position] == 0:
+            run.append(int(batch.ids[row, position]))
+            continue
+        text, run = text + tiny_llm.tokenizer().decode(run), []
+        text += "<user>" if batch.slot[row, position] == USER_SLOT else f"<{batch.slot_index[row, position]}>"
+    return text + tiny_llm.tokenizer().decode(run)
+
+
+def test_soft_layout_is_the_official_sentence():
+    batch = build_prompts(
+        tables(tiny_llm.TITLES),
+        STYLES["movies"],
+        np.array([[0, 1, 4]]),
+        np.array([[3, 5, 7]]),
+        np.array([5]),
+        soft=True,
+    )
+    assert render(batch) == (
+        '<user></s> is a user representation.This user has watched "Red Fox"<1>,"It"<2> in the previous. Recommend one '
+        "next movie for this user to watch next from the following movie title set, "
+        '"Blue Whale of the Deep"<3>,"It Follows"<4>,"Moon"<5>. The recommendation is "It Follows"</s>'
+    )
+    assert batch.items.tolist() == [[0, 1, 4, 3, 5, 7]]
+    answer = batch.ids[0, batch.target_start[0] : batch.lengths[0]]
+    assert tiny_llm.tokenizer().decode(answer) == 'It Follows"</s>'
+    assert batch.targets[0][batch.target_mask[0] == 1].tolist() == answer.tolist()
+
+
+@pytest.mark.parametrize(("style", "words"), [(name, vars(style)) for name, style in STYLES.items()])
+def test_text_layout_of_every_style(style, words):
+    batch = build_prompts(
+        tables(tiny_llm.TITLES), STYLES[style], np.array([[1, 4]]), np.array([[3, 5]]), None, soft=False
+    )
+    assert render(batch) == (
+        '</s>This user has {past} "Red Fox","It" in the previous. Recommend one next {noun} for this user to {verb} '
+        'next from the following {noun} title set, "Blue Whale of the Deep","It Follows". The recommendation is "'
+    ).format(**words)
+    assert not batch.slot.any() and batch.targets.shape == (1, 0) and batch.lengths == batch.target_start
+
+
+def test_ablated_layouts():
+    given = tables(tiny_llm.TITLES), STYLES["goods"], np.array([[1]]), np.array([[3, 5]])
+    no_user = render(build_prompts(*given, soft=True, user_slot=False))
+    assert no_user.startswith('</s>This user has bought "Red Fox"<0> in')
+    no_items = render(build_prompts(*given, soft=True, item_slots=False))
+    assert no_items.startswith('<user></s> is a user representation.This user has bought "Red Fox" in')
+
+
+def test_hostile_titles_shift_nothing():
+    items = np.arange(1, len(HOSTILE))
+    histories, candidates = items[None, :4], items[None, 4:]
+    made = tables(HOSTILE)
+    batch = build_prompts(made, STYLES["neutral"], histories, candidates, np.array([6]), soft=True)
+    columns = np.flatnonzero(batch.slot[0] == ITEM_SLOT)
+    assert batch.items[0, batch.slot_index[0, columns]].tolist() == items.tolist()
+    assert np.flatnonzero(batch.slot[0] == USER_SLOT).tolist() == [0]
+    # Every slot stands right behind its own title and the closing quote, whatever the title contains.
+    close = made.pieces(STYLES["neutral"], True, True).close
+    for item, column in zip(items, columns, strict=True):
+        title = made.titles[item]
+        assert batch.ids[0, column - len(close) - len(title) : column].tolist() == [*title, *close]
+    # Special tokens come from the layout only: one to begin with, one to end with.
+    inside = batch.ids[0, : batch.lengths[0]][batch.slot[0, : batch.lengths[0]] == 0]
+    assert np.flatnonzero(inside == 2).tolist() == [0, len(inside) - 1]
+    assert not np.isin(inside, [0, 1]).any()
+
+
+def test_titles_survive_tokenisation_when_they_fit():
+    made = tables(HOSTILE, max_tokens=20_000)
+    assert [made.title(item) for item in range(len(HOSTILE))] == HOSTILE
+    assert made.titles.cut == 0
+
+
+def test_cut_titles_are_counted_and_never_split_a_character():
+    titles = ["", "😀" * 9, "Moon", "a" * 50]
+    table = title_table(tiny_llm.tokenizer(), titles, 10)
+    assert table.cut == 2 and table.extended == 0
+    assert max(len(table[item]) for item in range(4)) <= 10
+    shown = PromptTables(tiny_llm.tokenizer(), table, 512).title(1)
+    assert shown == "😀" * len(shown) and 0 < len(shown) < 9
+
+
+def test_titles_that_collide_when_cut_get_a_longer_cut():
+    titles = ["", "zq" * 30 + "a end", "zq" * 30 + "b end", "zq" * 30, "zq" * 40, "Moon"]
+    made = tables(titles, max_tokens=6)
+    shown = [made.title(item) for item in range(1, 6)]
+    assert len(set(shown)) == 5
+    assert made.titles.extended == 4 and shown[4] == "Moon"
+    # No longer than it takes: the first two differ at their 61st letter.
+    assert [len(title) for title in shown[:2]] == [61, 61] and titles[1].startswith(shown[0])
+
+
+def test_equal_titles_are_not_extended():
+    table = title_table(tiny_llm.tokenizer(), ["", "zq" * 30, "zq" * 30], 6)
+    assert table.extended == 0 and len(table[1]) == 6
+
+
+def test_the_oldest_history_gives_way_first():
+    given = STYLES["neutral"], np.array([[1, 2, 3], [0, 0, 4]]), np.array([[5, 6], [7, 8]]), np.array([5, 8])
+    full = build_prompts(tables(tiny_llm.TITLES), *given, soft=True)
+    limit = int(full.lengths.max()) - 1
+    made = tables(tiny_llm.TITLES, max_length=limit)
+    fitted = build_prompts(made, *given, soft=True)
+    assert fitted.dropped.tolist() == [1, 0] and fitted.ids.shape[1] <= limit
+    assert "Red Fox" not in render(fitted).replace("Red Foxes", "") and "<1>" in render(fitted)
+    with pytest.raises(UserError, match="longer than the language model's 40 positions"):
+        build_prompts(tables(tiny_llm.TITLES, max_length=40), *given, soft=True)
+
+
+def test_room_is_kept_for_the_longest_candidate():
+    given = STYLES["neutral"], np.array([[1]]), np.array([[4, 3]])
+    exact = int(build_prompts(tables(tiny_llm.TITLES), *given, np.array([3]), soft=True).lengths[0])
+    build_prompts(tables(tiny_llm.TITLES, max_length=exact), *given, soft=True)
+    with pytest.raises(UserError):
+        build_prompts(tables(tiny_llm.TITLES, max_length=exact - 1), *given, soft=True)
+
+
+def test_padding_is_on_the_right_and_bucketed():
+    batch = build_prompts(
+        tables(tiny_llm.TITLES), STYLES["neutral"], np.array([[0, 1], [2, 3]]), np.array([[4], [5]]), soft=True
+    )
+    size = batch.ids.shape[1]
+    assert size == bucket(int(batch.lengths.max())) and size % 32 == 0
+    beyond = np.arange(size) >= batch.lengths[:, None]
+    assert (batch.ids[beyond] == 1).all() and not batch.slot[beyond].any()
+    assert batch.lengths[0] != batch.lengths[1]
+
+
+def test_a_history_without_items_is_a_bug():
+    with pytest.raises(ValueError, match="row 0"):
+        build_prompts(tables(tiny_llm.TITLES), STYLES["neutral"], np.array([[0, 0]]), np.array([[4]]), soft=True)
