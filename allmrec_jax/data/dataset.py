@@ -45,7 +45,7 @@ NO_DESCRIPTION = "No Description"
 Cut = Literal["train", "valid", "test"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ColdUsers:
     """Users with exactly three interactions that the filter dropped; the last item is their test item."""
 
@@ -54,7 +54,7 @@ class ColdUsers:
     raw: list[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A loaded data set: U users (0..U-1) and N items (1..N; 0 is padding)."""
 
@@ -222,7 +222,7 @@ def write_dataset(
     body = {
         "format": FORMAT,
         "name": name,
-        "hash": hashlib.sha256(json.dumps([FORMAT, parts], sort_keys=True).encode()).hexdigest(),
+        "hash": _hash(parts),
         "users": num_users,
         "items": num_items,
         "interactions": len(items),
@@ -271,14 +271,14 @@ def load_dataset(path: str | Path) -> Dataset:
     parts = manifest["parts"]
 
     def checked(name: str, *arrays: np.ndarray) -> None:
-        if _digest(*arrays) != parts[name]:
+        if _digest(*arrays) != parts.get(name):
             raise UserError(f"{path}: {name} is damaged (its hash is not the manifest's); run `allmrec prepare` again")
 
     items, offsets = _read_array(path / "items.npy"), _read_array(path / "offsets.npy")
     checked("items", items)
     checked("offsets", offsets)
     timestamps = None
-    if parts["timestamps"] is not None:
+    if parts.get("timestamps") is not None:
         timestamps = _read_array(path / "timestamps.npy")
         checked("timestamps", timestamps)
     texts = _read_arrays(path / "texts.npz")
@@ -287,7 +287,7 @@ def load_dataset(path: str | Path) -> Dataset:
     checked("cold_users", *cold.values())
     train_count = _read_array(path / "train_count.npy")
     checked("train_count", train_count)
-    slices = {key: np.asarray(value, np.int32) for key, value in _read_json(path / "slices.json").items()}
+    slices = _read_slices(path / "slices.json")
     checked("slices", *slices.values())
     return Dataset(
         path=path,
@@ -348,6 +348,17 @@ def _digest(*arrays: np.ndarray) -> str:
     return sha.hexdigest()
 
 
+def _hash(parts: Mapping[str, str | None]) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, parts], sort_keys=True).encode()).hexdigest()
+
+
+def _read_slices(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return {key: np.asarray(value, np.int32) for key, value in _read_json(path).items()}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); run `allmrec prepare` again") from error
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     if not (path / "manifest.json").is_file():
         raise UserError(f"{path} is not a data set (it has no manifest.json); make one with `allmrec prepare`")
@@ -358,6 +369,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     for key in ("name", "hash", "parts"):
         if key not in manifest:
             raise UserError(f"{path}/manifest.json: key {key!r} is missing; run `allmrec prepare` again")
+    if manifest["hash"] != _hash(manifest["parts"]):
+        raise UserError(f"{path}/manifest.json: the hash is not that of its parts; run `allmrec prepare` again")
     return manifest
 
 

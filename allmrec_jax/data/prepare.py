@@ -43,8 +43,10 @@ class PrepareSettings:
         "first",
         "interactions of a user with the same item: keep all, drop those at the same time, keep the first or the last",
     )
-    min_user: int | None = setting(None, "fewest interactions of a user; None: 5, Luxury_Beauty and Toys_and_Games 4")
-    min_item: int | None = setting(None, "fewest interactions of an item; None: as min_user")
+    min_user: int | None = setting(
+        None, "fewest interactions of a user; if not given 5, for Luxury_Beauty and Toys_and_Games 4"
+    )
+    min_item: int | None = setting(None, "fewest interactions of an item; if not given as min_user")
     core: Literal["iterated", "once"] = setting(
         "iterated", "apply both until nothing more falls below, or once (some users and items then end up below)"
     )
@@ -117,7 +119,7 @@ def prepare(
     raw = read_source(source, reading, kind=kind, items=items, columns=columns)
     name = name or raw.name
     if not re.fullmatch(r"[\w.+-]+", name):
-        raise UserError(f"--name: {name!r} should be letters, digits and ._+- only (runs are filed under it)")
+        raise UserError(f"--name: {name!r} is no name for a folder of runs; give one of letters, digits and ._+-")
     settings = _for_data(settings, name, preset, has_ratings=raw.interactions["rating"].null_count() == 0)
     arrays, counts = _apply(raw, settings)
     manifest = {
@@ -209,12 +211,15 @@ def _apply(raw: Source, settings: PrepareSettings) -> tuple[dict[str, Any], dict
     users, items = frame["user"].to_numpy(), frame["item"].to_numpy()
     positive = frame["positive"].to_numpy() if settings.rating_use == "count" else None
     banned = np.zeros(len(items_raw), bool)
+    table = None
     while True:
         kept = _kept(users, items, positive, banned, settings)
         if not kept.any():
             raise UserError(_nothing_left(raw, settings, users, items))
         kept_items = np.unique(items[kept])
-        texts = _item_texts(raw.read_items(items_raw[kept_items]), items_raw[kept_items], settings)
+        if table is None:  # what is kept only shrinks, so one reading serves every round
+            table = raw.read_items(items_raw[kept_items])
+        texts = _item_texts(table, items_raw[kept_items], settings)
         untitled = np.array([not title for title in texts["titles"]])
         if settings.missing_title == "placeholder" or not untitled.any():
             break

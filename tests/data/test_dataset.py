@@ -149,9 +149,21 @@ def test_what_is_no_data_set_is_refused(tmp_path):
     manifest.write_text(json.dumps(body | {"format": 99}))
     with pytest.raises(UserError, match="format 99"):
         load_dataset(tmp_path / "d")
+    body["parts"]["items"] = None
+    manifest.write_text(json.dumps(body))
+    with pytest.raises(UserError, match="not that of its parts"):
+        load_dataset(tmp_path / "d")
     manifest.write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json"):
         load_dataset(tmp_path / "d")
+
+
+def test_damaged_slices(tmp_path):
+    write(tmp_path / "d")
+    for content in ('{"cold": [1], "warm": [2, 3]}', '{"cold": ["a"]}', "[]", ""):
+        (tmp_path / "d" / "slices.json").write_text(content)
+        with pytest.raises(UserError, match="slices"):
+            load_dataset(tmp_path / "d")
 
 
 def test_loading_imports_no_reader_library(tmp_path):

@@ -187,6 +187,14 @@ def test_item_without_a_title(made):
         made(rows, items, missing_title="drop", min_user=4)
 
 
+def test_metadata_is_read_once_whatever_is_dropped(tmp_path):
+    source = write(tmp_path / "raw", block(), {item: {"title": item} for item in "VWXY"})
+    with open(tmp_path / "raw" / "meta_Games.json", "a") as file:
+        file.write("\n{\n")
+    manifest = prepare(source, tmp_path / "out", missing_title="drop", min_user=4).manifest
+    assert manifest["bad_lines"]["count"] == 1
+
+
 def test_descriptions_of_both_presets(made):
     items = {
         "V": {"title": "v", "description": ["<p>one</p>", "", "two"]},

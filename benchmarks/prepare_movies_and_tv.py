@@ -1,0 +1,186 @@
+"""Prepare a file of the size of Amazon's Movies and TV (8.7 million reviews) in 4 GiB and load the result in a second.
+
+Generates gzipped reviews and metadata in the raw Amazon 2018 form, with as many reviews, users and items as the real
+files have and heavy tails in both; runs ``allmrec prepare`` on them as a process of its own and takes that process's
+peak resident memory from the kernel; loads the data set in another process. Writes what it measured as JSON.
+
+    python benchmarks/prepare_movies_and_tv.py                      # about 10 GB of disk, 10 minutes on 2 cores
+    python benchmarks/prepare_movies_and_tv.py --reviews 200000     # a small one
+
+Exit code 1 where a limit does not hold.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import numpy as np
+
+from allmrec_jax.data.lexicon import FUNCTION, PLAIN, THEMES
+
+REVIEWS, USERS, ITEMS = 8_765_568, 3_826_085, 182_032
+"""The real files' counts."""
+
+MEMORY_LIMIT_GIB = 4.0
+LOAD_LIMIT_SECONDS = 1.0
+BATCH = 50_000
+
+
+@click.command()
+@click.option("--reviews", default=REVIEWS, show_default=True, help="Users and items shrink with them.")
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to generate; a temporary folder if not given.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path(__file__).parent / "results" / "prepare_movies_and_tv.json",
+    show_default=True,
+)
+@click.option("--seed", default=0, show_default=True)
+def main(reviews: int, folder: Path | None, out: Path, seed: int) -> None:
+    """Generate, prepare, load, measure."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        result = measure(Path(temporary), reviews, seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n")
+    click.echo(json.dumps(result, indent=2))
+    if not result["holds"]:
+        sys.exit(1)
+
+
+def measure(folder: Path, reviews: int, seed: int) -> dict:
+    """Generate into ``folder``, prepare and load; returns what is written as JSON."""
+    start = time.perf_counter()
+    raw_bytes = generate(folder, reviews, seed)
+    generated = time.perf_counter() - start
+    source, data = folder / "Movies_and_TV.json.gz", folder / "data"
+    seconds, peak = run_measured([sys.executable, "-m", "allmrec_jax.cli", "prepare", str(source), "--out", str(data)])
+    # A fresh process a time: what a training command would wait for. Libraries are imported before the clock starts.
+    code = (
+        "import sys, time; from allmrec_jax.data.dataset import load_dataset; start = time.perf_counter();"
+        "load_dataset(sys.argv[1]); print(time.perf_counter() - start)"
+    )
+    loads = [float(subprocess.check_output([sys.executable, "-c", code, str(data)])) for _ in range(5)]
+    manifest = json.loads((data / "manifest.json").read_text())
+    load_seconds = sorted(loads)[len(loads) // 2]
+    return {
+        "reviews": reviews,
+        "gzipped_bytes": source.stat().st_size,
+        "raw_bytes": raw_bytes,
+        "generate_seconds": round(generated, 1),
+        "prepare_seconds": round(seconds, 1),
+        "prepare_peak_gib": round(peak / 2**30, 3),
+        "load_seconds": {"median": round(load_seconds, 3), "all": [round(value, 3) for value in loads]},
+        "limits": {"prepare_peak_gib": MEMORY_LIMIT_GIB, "load_seconds": LOAD_LIMIT_SECONDS},
+        "holds": peak < MEMORY_LIMIT_GIB * 2**30 and load_seconds < LOAD_LIMIT_SECONDS,
+        "data_set": {key: manifest[key] for key in ("users", "items", "interactions", "cold_users", "counts")},
+        "machine": {
+            "cpu": cpu_name(),
+            "cores": os.cpu_count(),
+            "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+            "load_average": round(os.getloadavg()[0], 1),
+            "system": platform.platform(),
+        },
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("polars", "numpy")},
+    }
+
+
+def run_measured(command: list[str]) -> tuple[float, int]:
+    """Seconds and peak resident bytes of a command, from ``wait4``."""
+    start = time.perf_counter()
+    process = subprocess.Popen(command)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise click.ClickException(f"{' '.join(command)} exited with {process.returncode}")
+    kilobyte = 1 if sys.platform == "darwin" else 1024
+    return time.perf_counter() - start, usage.ru_maxrss * kilobyte
+
+
+def generate(folder: Path, reviews: int, seed: int) -> int:
+    """Write both files; returns the bytes of the reviews before compression."""
+    rng = np.random.default_rng(seed)
+    share = reviews / REVIEWS
+    users, items = max(int(USERS * share), 20), max(int(ITEMS * share), 20)
+    write_gzip(folder / "meta_Movies_and_TV.json.gz", metadata_lines(rng, items))
+    return write_gzip(folder / "Movies_and_TV.json.gz", review_lines(rng, reviews, users, items))
+
+
+def review_lines(rng: np.random.Generator, reviews: int, users: int, items: int) -> Iterator[bytes]:
+    """Batches of reviews in the raw form: heavy tails of users and items, days as times, texts as long as real ones."""
+    texts = [json.dumps(sentence(rng, int(rng.lognormal(3.7, 1.1)) + 3)) for _ in range(4096)]
+    user_weights = np.cumsum(rng.pareto(1.2, users) + 0.4)
+    item_weights = np.cumsum((np.arange(items) + 20.0) ** -0.9)
+    for start in range(0, reviews, BATCH):
+        size = min(BATCH, reviews - start)
+        user = np.searchsorted(user_weights, rng.random(size) * user_weights[-1])
+        item = np.searchsorted(item_weights, rng.random(size) * item_weights[-1])
+        rating = rng.choice([1, 2, 3, 4, 5], size, p=[0.06, 0.05, 0.09, 0.2, 0.6])
+        day = rng.integers(12_000, 17_800, size)
+        text = rng.integers(0, len(texts), size)
+        rows = zip(user.tolist(), item.tolist(), rating.tolist(), day.tolist(), text.tolist(), strict=True)
+        yield "".join(
+            f'{{"overall": {r}.0, "verified": true, "reviewTime": "03 11, 2013", "reviewerID": "A{u:013d}", '
+            f'"asin": "{i:010d}", "style": {{"Format:": " DVD"}}, "reviewerName": "user {u}", '
+            f'"reviewText": {texts[t]}, '
+            f'"summary": "{FUNCTION[t % len(FUNCTION)]}", "unixReviewTime": {d * 86400}}}\n'
+            for u, i, r, d, t in rows
+        ).encode()
+
+
+def metadata_lines(rng: np.random.Generator, items: int) -> Iterator[bytes]:
+    """Batches of item metadata; one in ten items has an empty list for a description."""
+    for start in range(0, items, BATCH):
+        lines = []
+        for item in range(start, min(start + BATCH, items)):
+            body = {
+                "category": ["Movies & TV", "Movies"],
+                "description": [] if item % 10 == 0 else [sentence(rng, 80)],
+                "title": sentence(rng, 4).title(),
+                "also_buy": [f"{other:010d}" for other in rng.integers(0, items, 20)],
+                "brand": "",
+                "asin": f"{item:010d}",
+            }
+            lines.append(json.dumps(body) + "\n")
+        yield "".join(lines).encode()
+
+
+WORDS = np.array([word for words in THEMES.values() for word in words] + [*PLAIN, *FUNCTION, *FUNCTION, *FUNCTION])
+
+
+def sentence(rng: np.random.Generator, length: int) -> str:
+    """Words of the lexicon."""
+    return " ".join(WORDS[rng.integers(0, len(WORDS), length)])
+
+
+def write_gzip(path: Path, batches: Iterator[bytes]) -> int:
+    """Compress (quickly, not well) into ``path``; returns the bytes before."""
+    total = 0
+    packer = zlib.compressobj(1, zlib.DEFLATED, 31)
+    with open(path, "wb") as file:
+        for batch in batches:
+            total += len(batch)
+            file.write(packer.compress(batch))
+        file.write(packer.flush())
+    return total
+
+
+def cpu_name() -> str:
+    """The model name that Linux gives, else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()
