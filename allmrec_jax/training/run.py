@@ -126,7 +126,7 @@ class Run:
             directory.mkdir()
             (directory / "loop.json").write_text(json.dumps(dict(progress or {})))
             with _silent_orbax():
-                ocp.save(directory / "state", state)
+                ocp.save((directory / "state").absolute(), state)
         keep = {*self.steps()[-2:], step, self.best_step()}
         for old in self.steps():
             if old not in keep:
@@ -167,7 +167,7 @@ class Run:
         )
         try:
             with _silent_orbax():
-                return ocp.load(directory / "state", target)
+                return ocp.load((directory / "state").absolute(), target)
         except (ValueError, OSError, KeyError) as error:
             raise UserError(
                 f"{directory}: damaged, or written by another version ({_first_line(error)}); "
