@@ -124,11 +124,12 @@ def record_steps(out: Path, steps: list[Step]) -> None:
 
 def show(out: Path, steps: list[Step], page: str) -> None:
     """Print what each step took, and the table of systems."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
-    table = Table("step", title="Time and memory", title_justify="left")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    table = Table("step", title="Time and memory", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("seconds", "peak MiB"):
         table.add_column(heading, justify="right")
     for step in steps:
@@ -139,7 +140,7 @@ def show(out: Path, steps: list[Step], page: str) -> None:
 
     systems: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))["systems"]
     columns = (("all", "hit@1"), ("warm", "hit@1"), ("cold", "hit@1"), ("all", "strict_hit@1"), ("all", "valid_ratio"))
-    table = Table("system", title="Hit@1 with 95% intervals", title_justify="left")
+    table = Table("system", title="Hit@1 with 95% intervals", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("all", "warm", "cold", "strict", "ValidRatio"):
         table.add_column(heading)
     for name, slices in systems.items():

@@ -1,0 +1,75 @@
+"""The demo's driver: each step is a command that exists, is measured, and stops the demo when it fails."""
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from allmrec_jax.cli import allmrec
+from allmrec_jax.errors import UserError
+from allmrec_jax.eval import demo
+
+
+def test_a_step_is_measured_and_its_last_line_returned():
+    step, last = demo.run_step("help", ("--help",), 1)
+    assert last.startswith("allmrec train cf")  # the last example
+    assert step.name == "help"
+    assert step.seconds > 0
+    assert 5 < step.peak_mib < 2000  # a process starts with what its parent had: this suite's
+
+
+def test_a_failing_step_stops_the_demo_and_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"stopped at step 3, prepare \(exit code 2"):
+        demo.run_step("prepare", ("prepare", tmp_path / "absent", "--out", tmp_path / "data"), 3)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, ...]]:
+    """Steps are recorded, not run; the evaluation leaves results."""
+    lines: list[tuple[str, ...]] = []
+
+    def record(name: str, arguments: tuple[str | Path, ...], number: int) -> tuple[demo.Step, str]:
+        lines.append(tuple(map(str, arguments)))
+        if name == "eval overall":
+            row = {"all": {"n": 5, "hit@1": [0.5, 0.4, 0.6]}, "cold": {"n": 2, "hit@1": [0.25, 0.1, 0.4]}}
+            body = {"systems": {"SASRec": row}, "times": {"SASRec": 1.5}}
+            (tmp_path / "results.json").write_text(json.dumps(body))
+        return demo.Step(name, 2.0, 100.0 * number), f"run-of-{name}"
+
+    monkeypatch.setattr(demo, "run_step", record)
+    told = CliRunner().invoke(demo.command, ["--out", str(tmp_path), "--data-seed", "7", "--seed", "3"])
+    assert told.exit_code == 0, (told.output, told.exception)
+    assert "0.500 (0.400 to 0.600)" in told.output
+    assert "run-of-report" in told.output
+    return lines
+
+
+def test_every_step_is_a_command_with_these_options(recorded: list[tuple[str, ...]]):
+    for line in recorded:
+        command: click.Command = allmrec
+        context = click.Context(command)
+        rest = list(line)
+        while isinstance(command, click.Group):
+            found = command.get_command(context, rest.pop(0))
+            assert found is not None, line
+            command = found
+        command.make_context(line[0], rest)  # raises on an unknown option or a bad value
+
+
+def test_each_stage_gets_what_the_one_before_it_printed(recorded: list[tuple[str, ...]]):
+    lines = [" ".join(line) for line in recorded]
+    assert "--seed 7" in lines[0]
+    assert "--cf run-of-train cf" in lines[3]
+    assert "--stage1 run-of-train stage1" in lines[4]
+    assert "run-of-train stage2" in lines[5]
+    assert all("--seed 3" in line for line in lines[2:6])
+    assert all("--resume" in line for line in lines[2:5])
+
+
+def test_steps_stand_in_the_results_beside_what_was_there(recorded: list[tuple[str, ...]], tmp_path: Path):
+    times = json.loads((tmp_path / "results.json").read_text())["times"]
+    assert times["SASRec"] == 1.5
+    assert [step["name"] for step in times["steps"]][:3] == ["synthesize", "prepare", "train cf"]
+    assert times["steps"][1]["peak_mib"] == 200
