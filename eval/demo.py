@@ -72,7 +72,7 @@ def command(
     common = ("--data", data, "--preset", "small", "--seed", str(seed), "--out", checkpoints, "--resume")
     cf = step("train cf", "train", "cf", *common)
     stage1 = step("train stage1", "train", "stage1", *common, "--cf", cf)
-    stage2 = step("train stage2", "train", "stage2", *common, "--stage1", stage1, "--llm", llm)
+    stage2 = step("train stage2", "train", "stage2", *common, "--cf", cf, "--stage1", stage1, "--llm", llm)
     systems = [argument for name in SYSTEMS for argument in ("--systems", name)]
     users = ("--seed", str(seed), "--max-users", str(max_users))
     step("eval overall", "eval", "overall", "--data", data, "--runs", stage2, *systems, *users, "--out", out)

@@ -41,6 +41,9 @@ METRICS = {
 
 SLICES = {"all": "All users", "warm": "Warm items", "cold": "Cold items"}
 SCENARIOS = {"overall": "all test users"}
+LEFT_OUT = {"gradient_norm", "hit@3", "hit@5", "hit@10", "ndcg@5", "mrr"}
+"""Logged, but no curve of their own: others say the same."""
+
 STAGES = {
     "cf": "Collaborative filtering",
     "stage1": "Stage 1: alignment",
@@ -243,7 +246,7 @@ def _training(directory: Path) -> dict[str, Any]:
     about = load_run(directory)
     lines = read_lines(directory / "metrics.jsonl")
     name = STAGES.get(about["kind"], about["kind"])
-    names = dict.fromkeys(key for line in lines for key in line if key != "step")
+    names = dict.fromkeys(key for line in lines for key in line if key != "step" and key.split("/")[-1] not in LEFT_OUT)
     drawn = []
     for key in names:
         points = [(line["step"], line[key]) for line in lines if key in line]
@@ -254,7 +257,7 @@ def _training(directory: Path) -> dict[str, Any]:
         tone = "cf" if about["kind"] == "cf" else "ours"
         drawn.append(
             {
-                "caption": key.replace("_", " "),
+                "caption": key.replace("_", " ").replace("valid/", "validation "),
                 "svg": figures.curve(steps, values, said, unit="epoch" if about["kind"] == "cf" else "step", tone=tone),
             }
         )

@@ -75,7 +75,7 @@ def make_run(directory: Path, kind: str = "stage2", steps: int = 600) -> Path:
     (directory / "run.json").write_text(json.dumps(about))
     (directory / "DONE").write_text("{}")
     lines = [{"step": step, "loss": 3 * 0.99**step + 0.4} for step in range(10, steps + 1, 10)]
-    lines[-1]["valid_hit@1"] = 0.41
-    lines[len(lines) // 2]["valid_hit@1"] = 0.3
+    lines[-1] |= {"valid/hit@1": 0.41, "valid/mrr": 0.5}
+    lines[len(lines) // 2] |= {"valid/hit@1": 0.3, "valid/mrr": 0.4}
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return directory
