@@ -60,8 +60,8 @@ def bars(rows: Sequence[Row], alt: str, *, limit: float, chance: float | None = 
 
 
 def differences(rows: Sequence[Row], alt: str) -> Markup:
-    """Differences with their intervals beside a line at zero, the first row on top."""
-    figure, axes = _panel(len(rows))
+    """Differences with their intervals beside a line at zero, the first row on top; labels of two lines."""
+    figure, axes = _panel(len(rows), height=0.36)
     for place, row in enumerate(rows):
         value, low, high = row.interval
         colour = _TONES[row.tone]
@@ -109,8 +109,8 @@ def _figure(height: float) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
-def _panel(rows: int) -> "tuple[Figure, Axes]":
-    figure, axes = _figure(0.45 + 0.27 * rows)
+def _panel(rows: int, height: float = 0.27) -> "tuple[Figure, Axes]":
+    figure, axes = _figure(0.45 + height * rows)
     axes.set_ylim(rows - 0.45, -0.75)
     axes.grid(axis="x", color=_LINE, linewidth=0.6)
     axes.set_axisbelow(True)

@@ -156,7 +156,9 @@ def _findings(systems: Mapping[str, Any], paired: Mapping[str, Any]) -> list[str
     ours, base = systems.get("A-LLMRec"), systems.get("SASRec")
     found = []
     if ours and "hit@1" in ours["all"]:
-        sentence = f"A-LLMRec ranks the true next item first for {_share(ours['all']['hit@1'])} of users"
+        value, low, high = (100 * part for part in ours["all"]["hit@1"])
+        sentence = f"A-LLMRec ranks the true next item first for {value:.1f}% of users"
+        sentence += f" (95% interval {low:.1f} to {high:.1f})"
         if base:
             sentence += f"; SASRec, the model inside it, for {_share(base['all']['hit@1'])}"
         found.append(sentence + ".")
@@ -235,7 +237,8 @@ def _paired(paired: Mapping[str, Any]) -> dict[str, Any] | None:
     rows_table = [
         {"name": pair.replace(" - ", " − "), "cells": [row.get(s) for s in slices]} for pair, row in paired.items()
     ]
-    return {"figures": drawn, "slices": [SLICES[s] for s in slices], "rows": rows_table}
+    generated = any(", generated - " in pair for pair in paired)
+    return {"figures": drawn, "slices": [SLICES[s] for s in slices], "rows": rows_table, "generated": generated}
 
 
 def _training(directory: Path) -> dict[str, Any]:
