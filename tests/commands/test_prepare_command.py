@@ -36,6 +36,14 @@ def test_counts_stand_beside_the_papers_and_the_last_line_is_the_directory(sourc
     assert load_dataset(tmp_path / "out").num_users == 6
 
 
+def test_other_data_of_that_name_has_no_published_counts(tmp_path):
+    rows = [f"{user},{item},{item}" for user in "abcde" for item in "VWXYZ"]
+    (tmp_path / "Video_Games.csv").write_text("\n".join(["user_id,item_id,title", *rows]))
+    result = allmrec("prepare", tmp_path / "Video_Games.csv", "--out", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "64,073" not in result.stdout
+
+
 def test_options_reach_the_settings(source, tmp_path):
     result = allmrec(
         "prepare", source, "--out", tmp_path / "out", "--preset", "official", "--min-user", 2, "--name", "x"

@@ -141,7 +141,8 @@ def test_three_interaction_users_are_kept_apart(made):
     three = [("three", item, 5, -n) for n, item in enumerate("XYZ")]
     stranger = [("stranger", item, 5, n) for n, item in enumerate("XYQ")]
     two = [("two", item, 5, n) for n, item in enumerate("XY")]
-    data = made(block() + three + stranger + two)
+    four = [("four", item, 5, n) for n, item in enumerate("XYZQ")]
+    data = made(block() + three + stranger + two + four)
     assert data.cold_users.raw == ["three"], "an item that was dropped has no index, so 'stranger' is out"
     assert [data.items_raw[item] for item in data.cold_users.items] == ["Z", "Y", "X"]
     assert data.cold_users.offsets.tolist() == [0, 3]
