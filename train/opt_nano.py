@@ -1,0 +1,121 @@
+"""``allmrec train opt-nano``: the embedded language model, from generated text alone."""
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+from allmrec_jax.settings import resolve, settings_options
+from allmrec_jax.training.opt_nano import PRESETS, OptNanoSettings
+
+SAVE_EVERY = 50
+"""Steps between checkpoints."""
+
+
+@click.command(name="opt-nano", epilog="Example: allmrec train opt-nano --export-to allmrec_jax/assets/opt-nano")
+@settings_options(PRESETS, default="default")
+@click.option("--seed", type=int, default=0, show_default=True, help="of tokenizer, parameters and tasks")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("checkpoints"), show_default=True)
+@click.option("--resume", is_flag=True, help="continue an interrupted run")
+@click.option("--export-to", type=click.Path(path_type=Path), help="also write the finished model to this directory")
+def command(preset: str, overrides: dict, seed: int, out: Path, resume: bool, export_to: Path | None) -> None:
+    """Train the embedded language model; about an hour on two cores."""
+    train(resolve(PRESETS, preset, overrides), seed, out, resume, export_to)
+
+
+def train(settings: OptNanoSettings, seed: int, out: Path, resume: bool = False, export_to: Path | None = None) -> Path:
+    """Train, write ``export/opt-nano`` (Hugging Face format, fp16) and return the run's directory."""
+    import shutil
+    import time
+
+    import jax.numpy as jnp
+
+    from allmrec_jax.convert.opt import save_opt
+    from allmrec_jax.data.list_tasks import TaskWriter
+    from allmrec_jax.fileio import atomic_path
+    from allmrec_jax.models.opt import OPT
+    from allmrec_jax.training.loop import LoopSettings, train_loop
+    from allmrec_jax.training.metrics import MetricsLogger
+    from allmrec_jax.training.opt_nano import (
+        TrainState,
+        make_batch,
+        make_optimizer,
+        make_step,
+        measure,
+        new_model,
+        train_tokenizer,
+    )
+    from allmrec_jax.training.run import Run
+    from allmrec_jax.training.sbert_nano import lexicon_hash
+
+    run = Run.open(out, "generated", "opt-nano", settings, seed, lexicon_hash(), {}, resume=resume)
+    if run.done:
+        print("already trained")
+    else:
+        start = time.monotonic()
+        tokenizer = train_tokenizer(settings.vocabulary, seed)
+        config, params = new_model(settings, tokenizer, seed)
+        model, writer = OPT(config), TaskWriter(tokenizer)
+        state = TrainState(params, make_optimizer(settings).init(params), jnp.zeros((), jnp.int32))
+        with MetricsLogger(run.path, settings.steps) as log:
+            state, _ = train_loop(
+                run,
+                state,
+                make_step(model, settings),
+                lambda step: make_batch(writer, settings, seed, step),
+                LoopSettings(settings.steps, log_every=10, save_every=SAVE_EVERY),
+                resume=resume,
+                log=log,
+            )
+        scores = measure(model, state.params, writer, seed + 1)
+        minutes = (time.monotonic() - start) / 60
+        save_opt(run.export_path("opt-nano"), config, state.params, tokenizer, jnp.float16)
+        card = model_card(settings, seed, scores, minutes, resumed=resume)
+        (run.export_path("opt-nano") / "README.md").write_text(card, encoding="utf-8")
+        run.finish({"scores": scores, "minutes": minutes})
+    if export_to is not None:
+        with atomic_path(export_to) as directory:
+            shutil.copytree(run.export_path("opt-nano"), directory)
+    print(run.path)
+    return run.path
+
+
+def model_card(settings: OptNanoSettings, seed: int, scores: dict[str, float], minutes: float, resumed: bool) -> str:
+    """The ``README.md`` of the model."""
+    values = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(settings).items())
+    rows = "\n".join(f"| {name.replace('/', ' | ')} | {value:.1%} |" for name, value in scores.items())
+    return f"""---
+library_name: transformers
+license: apache-2.0
+language: en
+---
+# opt-nano
+
+An OPT of 4 layers, width 256 and {settings.positions:,} positions: the language model that allmrec-jax embeds so that
+its demo and tests need no download. It does what OPT-6.7B does in A-LLMRec: it reads a prompt with lists of titles and
+soft tokens and writes the title that fits. Load it with transformers, or by the name `opt-nano` in
+`allmrec train stage2 --llm`.
+
+- **Data**: generated prompts alone (`allmrec_jax/data/list_tasks.py`): lists of titles made of the words in
+  `allmrec_jax/data/lexicon.py` or of random tokens, slots that hold blends of word embeddings, and the title that
+  answers. No interactions, no users, no real text.
+- **Start**: nine heads are constructed (`allmrec_jax/training/opt_nano.py`), the rest is noise;
+  training moves all of it.
+- **Loss**: cross entropy of the answers' tokens.
+- **Settings**: seed {seed}, {values}.
+- **Time**: {minutes:.0f} minutes{" since it was last resumed" if resumed else ""} on a shared two-core CPU.
+- **Tokenizer**: byte-level BPE; no text has an unknown token.
+- **Held-out tasks** (other seed; one answer among 20 titles or 2 to 20, greedy, right to the last token; chance 5%):
+
+| skill | titles | right |
+|---|---|---|
+{rows}
+
+  `user`: the slot nearest to the user's slot; `history`: nearest to the history's slots; `text`: no slots, shared words
+  or theme; `words`: the user's slot is a blend of the title's words; `genre`: name the history's themes. Titles `words`
+  are 2 to 4 lexicon words, `short` 1 to 8 random tokens, `long` 4 to 24.
+- **Limits**: it knows this prompt and nothing else of language: off the prompts' wording it is lost. For real use take
+  `facebook/opt-6.7b`.
+
+Made by `allmrec train opt-nano`.
+"""
