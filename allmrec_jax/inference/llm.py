@@ -1,11 +1,12 @@
 """A frozen language model as a recommender: prompts in, candidate scores and generated titles out."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -53,7 +54,7 @@ def respond(
     """Scores of the candidates (with ``answers``) and generated tokens (with ``decode``), from one prefill."""
     params, latents = ({}, None) if soft is None else soft
     embeds = embed_prompts(llm, llm_params, params, prompts, users, latents)
-    prefix = prefill(llm, llm_params, embeds, prompts.target_start)
+    prefix = prefill(llm, llm_params, embeds, jnp.asarray(prompts.target_start))
     scores = None if answers is None else likelihoods(llm, llm_params, prefix, answers)
     tokens = None if decode is None else generate(llm, llm_params, prefix, decode)
     return scores, tokens
@@ -82,7 +83,7 @@ class LLMRecommender:
     user_slot: bool = True
     history_length: int = 10
     batch_size: int = 16
-    decode: DecodeSettings = DecodeSettings()
+    decode: DecodeSettings = field(default_factory=DecodeSettings)
 
     def prompts(self, histories: Int[np.ndarray, "B T"], candidates: Int[np.ndarray, "B K"]) -> PromptBatch:
         """The prompts of a batch, without answers."""

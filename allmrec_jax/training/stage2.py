@@ -1,0 +1,533 @@
+"""Stage 2: train the two projectors into the token space of a frozen language model (section "Stage 2" of the method).
+
+The loss is the negative log-likelihood of the target's title, closing quote and end of text behind a prompt with the
+user's vector, the history and 20 candidates. Logits are computed at the answer's positions only; the language model is
+an argument that is never donated, differentiated or saved.
+
+Shapes: B batch, T time, K candidates, S prompt length, A answer length, D user vector, Dj joint embedding, N items.
+"""
+
+import dataclasses
+import functools
+import json
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from allmrec_jax.convert.opt import llm_hash, load_opt, load_tokenizer
+from allmrec_jax.data.candidates import make_candidates, title_groups, training_negatives
+from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.errors import UserError
+from allmrec_jax.evaluation.metrics import ranking_metrics, target_ranks
+from allmrec_jax.fileio import load_arrays, save_arrays, write_text
+from allmrec_jax.inference.decode import DecodeSettings
+from allmrec_jax.inference.llm import LLMRecommender, SoftTokens
+from allmrec_jax.models.cf.protocol import CFModel, load_cf
+from allmrec_jax.models.opt import OPT
+from allmrec_jax.models.projectors import embed_prompts, init_params
+from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables, build_prompts, title_table
+from allmrec_jax.rng import jax_key, numpy_rng
+from allmrec_jax.settings import setting
+from allmrec_jax.training.loop import LoopSettings, train_loop
+from allmrec_jax.training.metrics import MetricsLogger
+from allmrec_jax.training.run import Run, find_upstream, load_run, require_upstream
+
+CF_HISTORY = 50
+"""Items of a history that the CF model is shown; its own limit may be lower."""
+
+SAVE_EVERY = 500
+"""Steps between checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage2Settings:
+    """What decides a stage-2 run's numbers."""
+
+    epochs: int = setting(5, "passes over the training samples")
+    steps: int = setting(0, "optimizer steps in place of epochs; 0 is by epochs")
+    batch_size: int = setting(4, "prompts per optimizer step")
+    accumulation: int = setting(1, "parts that a batch is computed in, one after the other; must divide it")
+    learning_rate: float = setting(1e-4, "Adam's learning rate")
+    beta2: float = setting(0.98, "Adam's second moment decay, the official code's")
+    schedule: Literal["constant", "cosine"] = setting("constant", "of the learning rate after the warm-up")
+    warmup_steps: int = setting(0, "steps of linear warm-up")
+    positions: Literal["last", "all"] = setting(
+        "last", "targets: each training sequence's last item, or every item but the first (A-LLMRec_all)"
+    )
+    history_length: int = setting(10, "items of history in a prompt at most")
+    candidates: int = setting(20, "titles to choose from")
+    title_max_tokens: int = setting(32, "tokens that longer titles are cut to")
+    style: Literal["neutral", "movies", "games", "goods"] = setting("neutral", "the words of the prompt")
+    item_vectors: Literal["joint", "text", "random", "none"] = setting(
+        "joint", "behind each title: stage 1's joint embedding, its text latent, noise like it, or nothing"
+    )
+    user_vector: bool = setting(True, "begin with the user's vector")
+    cf_train_mode: bool = setting(False, "leave the CF model's dropout on, as the official code does")
+    dtype: Literal["float32", "bfloat16"] = setting("bfloat16", "of the language model; projectors are float32")
+    remat: bool = setting(False, "recompute layers in the backward pass to save memory")
+    choose: Literal["best", "last"] = setting("best", "export the best step on validation (Hit@1), or the last one")
+    validation_users: int = setting(500, "users in a validation, a seeded sample; one validation each epoch")
+    patience: int = setting(0, "validations without improvement before training stops; 0 is never")
+
+
+PRESETS = {
+    "paper": Stage2Settings(),
+    "official": Stage2Settings(batch_size=2, title_max_tokens=256, cf_train_mode=True, choose="last"),
+    "small": Stage2Settings(
+        steps=240,
+        batch_size=32,
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup_steps=20,
+        positions="all",
+        history_length=6,
+        title_max_tokens=16,
+        dtype="float32",
+        choose="last",
+    ),
+}
+
+LLMS = {"paper": "facebook/opt-6.7b", "official": "facebook/opt-6.7b", "small": "opt-nano"}
+"""The language model of each preset; not a setting, for it may be a path: a run's identity holds its hash."""
+
+
+class Stage2State(NamedTuple):
+    """What training changes."""
+
+    params: Any
+    opt_state: Any
+
+
+class Frozen(NamedTuple):
+    """What training reads and never changes."""
+
+    llm: Any
+    latents: Float[Array, "N+1 Dj"] | None
+
+
+class Batch(NamedTuple):
+    """A training batch; a pytree."""
+
+    prompts: PromptBatch
+    users: Float[Array, "B D"] | None
+
+
+def answer_loss(
+    llm: OPT, params: Any, frozen: Frozen, batch: Batch
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Summed negative log-likelihood of the answers' tokens; rows whose every token is the most probable, as ``exact``.
+
+    Differentiate with respect to ``params``, the projectors', only.
+    """
+    prompts, variables = batch.prompts, {"params": frozen.llm}
+    rows, size = prompts.ids.shape
+    embeds = embed_prompts(llm, frozen.llm, params, prompts, batch.users, frozen.latents)
+    hidden, _ = llm.apply(variables, embeds, jnp.broadcast_to(jnp.arange(size), (rows, size)))
+    before = prompts.target_start[:, None] - 1 + jnp.arange(prompts.targets.shape[1])[None]
+    hidden = jnp.take_along_axis(hidden, jnp.minimum(before, size - 1)[..., None], axis=1)
+    logits = llm.apply(variables, hidden, method="logits")
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, prompts.targets)
+    right = (jnp.argmax(logits, axis=-1) == prompts.targets) | (prompts.target_mask == 0)
+    return jnp.sum(losses * prompts.target_mask), {"exact": jnp.sum(right.all(axis=1), dtype=jnp.float32)}
+
+
+Step = Callable[[Stage2State, Frozen, Batch], tuple[Stage2State, dict[str, jax.Array]]]
+
+
+def make_step(llm: OPT, optimizer: optax.GradientTransformation, accumulation: int = 1) -> Step:
+    """The jitted training step; the state is donated.
+
+    The loss is the mean over all answer tokens of the batch, whatever number of parts it is computed in.
+    """
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: Stage2State, frozen: Frozen, batch: Batch) -> tuple[Stage2State, dict[str, jax.Array]]:
+        def add_part(total: Any, part: Batch) -> tuple[Any, None]:
+            grad = jax.value_and_grad(lambda params: answer_loss(llm, params, frozen, part), has_aux=True)
+            return jax.tree.map(jnp.add, total, grad(state.params)), None
+
+        parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch)
+        zero = jnp.zeros(())
+        empty = ((zero, {"exact": zero}), jax.tree.map(jnp.zeros_like, state.params))
+        ((loss, metrics), gradient), _ = jax.lax.scan(add_part, empty, parts)
+        tokens = jnp.sum(batch.prompts.target_mask)
+        gradient = jax.tree.map(lambda g: g / tokens, gradient)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        metrics = {
+            "loss": loss / tokens,
+            "exact": metrics["exact"] / len(batch.prompts.ids),
+            "gradient_norm": optax.global_norm(gradient),
+        }
+        return Stage2State(optax.apply_updates(state.params, updates), opt_state), metrics
+
+    return step
+
+
+def make_optimizer(settings: Stage2Settings, total_steps: int) -> optax.GradientTransformation:
+    """Adam with the settings' schedule."""
+    rate: Any = settings.learning_rate
+    if settings.schedule == "cosine":
+        decay_steps = max(total_steps - settings.warmup_steps, 1)
+        rate = optax.cosine_decay_schedule(settings.learning_rate, decay_steps)
+    elif settings.warmup_steps:
+        rate = optax.constant_schedule(settings.learning_rate)
+    if settings.warmup_steps:
+        warmup = optax.linear_schedule(0.0, settings.learning_rate, settings.warmup_steps)
+        rate = optax.join_schedules([warmup, rate], [settings.warmup_steps])
+    return optax.adam(rate, b1=0.9, b2=settings.beta2)
+
+
+class Sampler:
+    """Training batches: batch i depends on the seed and i only.
+
+    Args:
+        dataset: whose training sequences give the samples.
+        cf: the frozen CF model.
+        tables: of the language model and the data set's titles.
+        settings: of the run.
+        seed: of order, negatives, display order and CF dropout.
+
+    Raises:
+        UserError: there is nothing to train on, or the settings need a live CF model and this one is not.
+    """
+
+    def __init__(
+        self, dataset: Dataset, cf: CFModel, tables: PromptTables, settings: Stage2Settings, seed: int
+    ) -> None:
+        self.dataset, self.cf, self.tables, self.settings, self.seed = dataset, cf.at("train"), tables, settings, seed
+        if not cf.live and (settings.positions == "all" or settings.cf_train_mode):
+            name = "positions all" if settings.positions == "all" else "cf_train_mode"
+            raise UserError(f"{name} needs a live CF model; precomputed user vectors have one history per user")
+        self.title_ids = title_groups(dataset.titles)
+        self.train_lengths = np.where(dataset.lengths >= 3, dataset.lengths - 2, dataset.lengths)
+        users = np.flatnonzero(self.train_lengths >= 2)
+        if not len(users):
+            raise UserError(f"{dataset.path}: no user has two training items; there is nothing to learn from")
+        lengths = self.train_lengths[users]
+        if settings.positions == "last":
+            self.users, self.history_lengths = users, lengths - 1
+        else:
+            self.users = np.repeat(users, lengths - 1)
+            begins = np.repeat(np.cumsum(lengths - 1) - (lengths - 1), lengths - 1)
+            self.history_lengths = np.arange(len(self.users)) - begins + 1
+        self.shapes: set[tuple[int, int]] = set()
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def __call__(self, index: int) -> Batch:
+        """Batch ``index``, 0-based. Epochs follow each other without a gap, so that every batch is full."""
+        size, dataset, settings = self.settings.batch_size, self.dataset, self.settings
+        epochs, places = np.divmod(np.arange(index * size, (index + 1) * size), len(self))
+        chosen = np.asarray([self._order(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)])
+        users, lengths = self.users[chosen], self.history_lengths[chosen]
+        starts = dataset.offsets[users]
+        targets = dataset.items[starts + lengths]
+        histories = self._items_before(starts, lengths, max(CF_HISTORY, settings.history_length))
+
+        rng = numpy_rng(self.seed, "stage2/candidates", index)
+        known = self.train_lengths[users]
+        negatives = training_negatives(
+            rng, self._items_before(starts, known, int(known.max())), targets, self.title_ids, settings.candidates - 1
+        )
+        candidates = rng.permuted(np.concatenate([targets[:, None], negatives], axis=1), axis=1)
+        prompts = build_prompts(
+            self.tables,
+            STYLES[settings.style],
+            histories[:, -settings.history_length :],
+            candidates,
+            targets,
+            soft=True,
+            user_slot=settings.user_vector,
+            item_slots=settings.item_vectors != "none",
+        )
+        self.shapes.add((prompts.ids.shape[1], prompts.targets.shape[1]))
+        self.dropped += int(prompts.dropped.sum())
+        vectors = None
+        if settings.user_vector:
+            key = jax_key(self.seed, "stage2/cf-dropout", index) if settings.cf_train_mode else None
+            vectors = self.cf.user_vectors(users, histories, key=key)
+        return Batch(prompts, vectors)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a sampler lives as long as its run
+    def _order(self, epoch: int) -> Int[np.ndarray, "N"]:
+        return numpy_rng(self.seed, "stage2/order", epoch).permutation(len(self))
+
+    def _items_before(self, starts: np.ndarray, lengths: np.ndarray, width: int) -> Int[np.ndarray, "B {width}"]:
+        """The last ``width`` of the first ``lengths`` items of sequences, left-padded with 0."""
+        columns = (starts + lengths)[:, None] + np.arange(-width, 0)
+        inside = columns >= starts[:, None]
+        return np.where(inside, self.dataset.items[np.where(inside, columns, 0)], 0).astype(np.int32)
+
+
+def item_latents(stage1: Any, kind: str, seed: int) -> Float[np.ndarray, "N+1 Dj"] | None:
+    """What stands behind titles, see :attr:`Stage2Settings.item_vectors`.
+
+    ``random`` is normal noise with the joint embeddings' mean and deviation, the same in training and evaluation.
+    """
+    if kind == "none":
+        return None
+    if kind != "random":
+        return np.asarray(stage1.item_latents(kind), np.float32)
+    joint = np.asarray(stage1.item_latents("joint"), np.float32)
+    noise = numpy_rng(seed, "stage2/random-items").standard_normal(joint.shape)
+    return (joint.mean() + joint.std() * noise).astype(np.float32)
+
+
+def train_stage2(
+    dataset: Dataset,
+    cf_path: Path,
+    stage1_path: Path,
+    llm_name: str | Path,
+    settings: Stage2Settings,
+    seed: int,
+    out: Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Trains the projectors and exports them; returns the run's directory.
+
+    Args:
+        dataset: the one that both upstream runs were trained on.
+        cf_path: a ``train cf`` run, or the user's own arrays.
+        stage1_path: a ``train stage1`` run built on it.
+        llm_name: a directory, a hub name or ``opt-nano``.
+        settings: see :class:`Stage2Settings`.
+        seed: of every random draw.
+        out: the checkpoints directory.
+        resume: continue an interrupted run.
+        quiet: show no progress.
+
+    Raises:
+        UserError: an upstream does not match, or as the parts raise it.
+    """
+    from allmrec_jax.training.stage1 import load_stage1
+
+    if settings.batch_size % settings.accumulation:
+        raise UserError(f"accumulation {settings.accumulation} does not divide the batch size {settings.batch_size}")
+    cf = load_cf(cf_path, dataset)
+    _, about = find_upstream(out, "stage1", dataset.name, dataset.hash, given=stage1_path)
+    require_upstream(stage1_path, about, "cf", cf.identity)
+    stage1 = load_stage1(stage1_path)
+    upstream = {"cf": cf.identity, "stage1": about["identity"], "llm": llm_hash(llm_name)}
+    run = Run.open(out, dataset.name, "stage2", settings, seed, dataset.hash, upstream, resume=resume)
+    if run.done:
+        return run.path
+
+    llm, llm_params = load_llm(llm_name, settings.dtype, remat=settings.remat)
+    tables = prompt_tables(llm_name, llm, dataset.titles, settings.title_max_tokens)
+    if tables.titles.cut and not quiet:
+        longer = f", {tables.titles.extended} of them to more so that they differ" if tables.titles.extended else ""
+        print(f"{tables.titles.cut} titles were cut to {settings.title_max_tokens} tokens{longer}", file=sys.stderr)
+    latents = item_latents(stage1, settings.item_vectors, seed)
+    frozen = Frozen(llm_params, None if latents is None else jnp.asarray(latents))
+    sampler = Sampler(dataset, cf, tables, settings, seed)
+
+    epoch_steps = math.ceil(len(sampler) / settings.batch_size)
+    total_steps = settings.steps or settings.epochs * epoch_steps
+    optimizer = make_optimizer(settings, total_steps)
+    params = init_params(
+        llm.config.word_embed_proj_dim,
+        cf.dim if settings.user_vector else None,
+        None if latents is None else latents.shape[1],
+        jax_key(seed, "stage2/init"),
+    )
+    state = Stage2State(params, optimizer.init(params))
+    step = make_step(llm, optimizer, settings.accumulation)
+    evaluate = None
+    if settings.choose == "best":
+        recommender = LLMRecommender(
+            llm,
+            llm_params,
+            tables,
+            STYLES[settings.style],
+            user_slot=settings.user_vector,
+            history_length=settings.history_length,
+            batch_size=settings.batch_size,
+        )
+        evaluate = make_validation(dataset, cf, recommender, frozen.latents, settings, seed)
+    with MetricsLogger(run.path, total_steps, quiet=quiet) as log:
+        last, best = train_loop(
+            run,
+            state,
+            lambda state, batch: step(state, frozen, batch),
+            sampler,
+            LoopSettings(
+                total_steps=total_steps,
+                evaluate_every=epoch_steps if evaluate else 0,
+                save_every=min(SAVE_EVERY, epoch_steps),
+                patience=settings.patience,
+            ),
+            evaluate=evaluate,
+            monitor="hit@1" if evaluate else None,
+            resume=resume,
+            log=log,
+        )
+
+    chosen = last if settings.choose == "last" else best
+    save_arrays(run.export_path("params.safetensors"), jax.device_get(chosen.params))
+    card = {"llm": str(llm_name), "cf": str(cf_path), "stage1": str(stage1_path)}
+    write_text(run.export_path("stage2.json"), json.dumps(card, indent=2) + "\n")
+    run.finish(
+        {
+            "steps": total_steps,
+            "samples": len(sampler),
+            "compiled_shapes": len(sampler.shapes),
+            "titles_cut": tables.titles.cut,
+            "history_items_dropped": sampler.dropped,
+        }
+    )
+    return run.path
+
+
+def make_validation(
+    dataset: Dataset,
+    cf: CFModel,
+    recommender: LLMRecommender,
+    latents: Float[Array, "N+1 Dj"] | None,
+    settings: Stage2Settings,
+    seed: int,
+) -> Callable[[Stage2State], dict[str, float]]:
+    """Ranking metrics of a state's projectors on a seeded sample of validation users."""
+    asked = make_candidates(
+        dataset, cut="valid", seed=seed, max_users=settings.validation_users, count=settings.candidates
+    )
+    histories, _ = dataset.history(asked.users, "valid", CF_HISTORY)
+    users = np.asarray(cf.at("valid").user_vectors(asked.users, histories)) if settings.user_vector else None
+
+    def evaluate(state: Stage2State) -> dict[str, float]:
+        trained = dataclasses.replace(recommender, soft=SoftTokens(state.params, latents))
+        ranks = target_ranks(trained.rank(histories, asked.candidates, users), asked.target_column)
+        return {name: float(values.mean()) for name, values in ranking_metrics(ranks).items()}
+
+    return evaluate
+
+
+def load_llm(name_or_path: str | Path, dtype: str, *, remat: bool = False) -> tuple[OPT, Any]:
+    """A frozen OPT and its parameters, in ``dtype`` both."""
+    config, params = load_opt(name_or_path, jnp.dtype(dtype))
+    return OPT(config, jnp.dtype(dtype), remat), params
+
+
+def prompt_tables(name_or_path: str | Path, llm: OPT, titles: list[str], title_max_tokens: int) -> PromptTables:
+    """Prompt tables of a language model and a catalogue's titles ([N+1], the first one padding's)."""
+    tokenizer = load_tokenizer(name_or_path)
+    cfg = llm.config
+    return PromptTables(
+        tokenizer,
+        title_table(tokenizer, titles, title_max_tokens),
+        cfg.max_position_embeddings,
+        cfg.bos_token_id,
+        cfg.eos_token_id,
+        cfg.pad_token_id,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage2Export:
+    """What a finished run gives to inference.
+
+    Attributes:
+        path: the run's directory.
+        about: its ``run.json``.
+        settings: those of the training.
+        llm: name or path of the language model as given to training; ``about["upstream"]["llm"]`` is its hash.
+        params: of the projectors.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    settings: Stage2Settings
+    llm: str
+    params: Any
+
+    def latents(self, stage1: Any) -> Float[np.ndarray, "N+1 Dj"] | None:
+        """The item vectors of training, from the loaded stage 1."""
+        return item_latents(stage1, self.settings.item_vectors, self.about["seed"])
+
+    def recommender(
+        self,
+        titles: list[str],
+        latents: Float[np.ndarray, "N+1 Dj"] | None,
+        *,
+        llm: str | Path | None = None,
+        batch_size: int = 16,
+        decode: DecodeSettings | None = None,
+    ) -> LLMRecommender:
+        """The trained system over a catalogue.
+
+        Args:
+            titles: [N+1], the first one padding's.
+            latents: [N+1, Dj], the same rows: :meth:`latents`, or others (text latents, new items, controls).
+            llm: where the language model is now; by default where it was in training.
+            batch_size: prompts read at once.
+            decode: how titles are generated.
+
+        Raises:
+            UserError: the language model is not the one trained with.
+        """
+        name = llm or self.llm
+        if llm_hash(name) != self.about["upstream"]["llm"]:
+            raise UserError(f"{name} is not the language model that {self.path} was trained with (its files differ)")
+        model, llm_params = load_llm(name, self.settings.dtype)
+        return LLMRecommender(
+            model,
+            llm_params,
+            prompt_tables(name, model, titles, self.settings.title_max_tokens),
+            STYLES[self.settings.style],
+            SoftTokens(self.params, None if latents is None else jnp.asarray(latents)),
+            user_slot=self.settings.user_vector,
+            history_length=self.settings.history_length,
+            batch_size=batch_size,
+            decode=decode or DecodeSettings(),
+        )
+
+
+def load_stage2(path: Path | str) -> Stage2Export:
+    """The export of a finished ``train stage2`` run.
+
+    Raises:
+        UserError: there is none at ``path``, or it is damaged.
+    """
+    path = Path(path)
+    about = load_run(path)
+    if about["kind"] != "stage2":
+        raise UserError(f"{path} is a {about['kind']} run; a stage2 run is needed here")
+    card_path = path / "export" / "stage2.json"
+    try:
+        llm = json.loads(card_path.read_text())["llm"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{card_path}: cannot be read ({error}); train stage2 again") from error
+    params = jax.tree.map(jnp.asarray, load_arrays(path / "export" / "params.safetensors"))
+    return Stage2Export(path, about, Stage2Settings(**about["settings"]), llm, params)
+
+
+def text_recommender(
+    llm_name: str | Path,
+    titles: list[str],
+    settings: Stage2Settings,
+    *,
+    batch_size: int = 16,
+    decode: DecodeSettings | None = None,
+) -> LLMRecommender:
+    """LLM-Only: the same frozen language model on the text-only prompt, with stage 2's prompt settings."""
+    llm, llm_params = load_llm(llm_name, settings.dtype)
+    return LLMRecommender(
+        llm,
+        llm_params,
+        prompt_tables(llm_name, llm, titles, settings.title_max_tokens),
+        STYLES[settings.style],
+        history_length=settings.history_length,
+        batch_size=batch_size,
+        decode=decode or DecodeSettings(),
+    )
