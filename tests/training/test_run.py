@@ -70,6 +70,13 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
     assert run.progress(5) == {"stale": 2}
 
 
+def test_a_relative_checkpoints_directory_will_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = open_run("checkpoints")
+    run.save(1, state_of(3))
+    assert int(run.restore(abstract_state())["opt"][0]) == 3
+
+
 def test_the_last_two_and_the_best_are_kept(tmp_path):
     run = open_run(tmp_path)
     for step in (10, 20, 30, 40):
