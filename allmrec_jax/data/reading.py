@@ -351,45 +351,39 @@ def _parse_line(line: bytes, fields: Mapping[str, Field]) -> dict[str, Any]:
 def _delimited_rows(
     path: Path, reading: Reading, separator: str, quoted: bool, encoding: str
 ) -> Iterator[tuple[int, list[str]]]:
+    """The number of each row's (last) line, and its values."""
+    lines = _decoded_lines(path, reading, encoding)
+    if not quoted:
+        for number, line in enumerate(lines, 1):
+            if stripped := line.rstrip("\r\n"):
+                yield number, stripped.split(separator)
+        return
+    reader = csv.reader(lines, delimiter=separator)
+    while True:
+        try:
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            reading.reject(path, f"line {reader.line_num}", str(error))
+            continue
+        if row:
+            yield reader.line_num, row
+
+
+def _decoded_lines(path: Path, reading: Reading, encoding: str) -> Iterator[str]:
+    """Every line of a file as text; one that cannot be decoded is rejected and comes out empty."""
     total = path.stat().st_size if path.exists() else 0
     with open_stream(path) as (stream, position):
-        lines = _decoded_lines(path, reading, stream, encoding)
-        if not quoted:
-            for number, text in lines:
-                if number % BATCH_ROWS == 0:
-                    reading.progress(path, position(), total)
-                if stripped := text.rstrip("\r\n"):
-                    yield number, stripped.split(separator)
-        else:
-            last = 0
-
-            def texts() -> Iterator[str]:
-                nonlocal last
-                for last, text in lines:  # noqa: B007 (the number of the line is what is wanted)
-                    yield text
-
-            reader = csv.reader(texts(), delimiter=separator)
-            while True:
-                try:
-                    row = next(reader)
-                except StopIteration:
-                    break
-                except csv.Error as error:
-                    reading.reject(path, f"line {last}", str(error))
-                    continue
-                if last % BATCH_ROWS == 0:
-                    reading.progress(path, position(), total)
-                if row:
-                    yield last, row
+        for number, line in enumerate(stream, 1):
+            if number % BATCH_ROWS == 0:
+                reading.progress(path, position(), total)
+            try:
+                yield line.decode("utf-8-sig" if number == 1 and encoding == "utf-8" else encoding)
+            except UnicodeDecodeError:
+                reading.reject(path, f"line {number}", f"not {encoding.upper()} text")
+                yield ""
     reading.progress(path, total, total)
-
-
-def _decoded_lines(path: Path, reading: Reading, stream: IO[bytes], encoding: str) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(stream, 1):
-        try:
-            yield number, line.decode("utf-8-sig" if number == 1 and encoding == "utf-8" else encoding)
-        except UnicodeDecodeError:
-            reading.reject(path, f"line {number}", f"not {encoding.upper()} text")
 
 
 def _type_name(value: Any) -> str:

@@ -354,6 +354,26 @@ def test_bad_rows_of_a_csv_have_the_number_of_their_line(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["x.csv", "x.inter"])
+def test_line_of_a_table_that_is_not_utf8(tmp_path, name):
+    separator = b"\t" if name == "x.inter" else b","
+    rows = [b"user_id", b"item_id"], [b"u", b"a"], [b"\xff", b"b"], [b"v", b"c"], [b"w"]
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(separator.join(row) for row in rows))
+    source, reading = read(tmp_path / name)
+    assert source.interactions["item"].to_list() == ["a", "c"]
+    assert [(where, reason) for _, where, reason in reading.bad_lines] == [
+        ("line 3", "not UTF-8 text"),
+        ("line 5", "1 values, the header has 2"),
+    ]
+
+
+def test_csv_field_beyond_the_parsers_limit(tmp_path):
+    (tmp_path / "x.csv").write_text("user_id,item_id\nu,a\nu," + "x" * 200_000 + "\nu,b\n")
+    source, reading = read(tmp_path / "x.csv")
+    assert source.interactions["item"].to_list() == ["a", "b"]
+    assert [where for _, where, _ in reading.bad_lines] == ["line 3"]
+
+
 def test_bad_rows_of_a_parquet_table(tmp_path):
     pl.DataFrame({"user_id": ["u", None, "w"], "item_id": [1, 2, 3], "rating": ["5", "4", "x"]}).write_parquet(
         tmp_path / "x.parquet"
