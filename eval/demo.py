@@ -22,15 +22,6 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import write_text
 
 DOMAIN = "Nano_Movies"
-SYSTEMS = (
-    "Oracle",
-    "SASRec",
-    "LLM-Only",
-    "A-LLMRec",
-    "A-LLMRec (SBERT)",
-    "A-LLMRec, items permuted",
-    "A-LLMRec, users swapped",
-)
 
 
 @dataclass(frozen=True)
@@ -73,9 +64,8 @@ def command(
     cf = step("train cf", "train", "cf", *common)
     stage1 = step("train stage1", "train", "stage1", *common, "--cf", cf)
     stage2 = step("train stage2", "train", "stage2", *common, "--cf", cf, "--stage1", stage1, "--llm", llm)
-    systems = [argument for name in SYSTEMS for argument in ("--systems", name)]
-    users = ("--seed", str(seed), "--max-users", str(max_users))
-    step("eval overall", "eval", "overall", "--data", data, "--runs", stage2, *systems, *users, "--out", out)
+    asked = ("--oracle", raw / "oracle.npz", "--llm", llm, "--seed", str(seed), "--max-users", str(max_users))
+    step("eval overall", "eval", "overall", "--data", data, "--runs", stage2, *asked, "--out", out)
     record_steps(out, steps)
     page = step("report", "report", out, cf, stage1, stage2, "--data", data)
     show(out, steps, page)
