@@ -113,7 +113,7 @@ def _evaluation(directory: Path, data: Path | None, number: int) -> dict[str, An
     times = results.get("times", {})
     return {
         "id": f"results-{number + 1}",
-        "name": name,
+        "name": name.replace("_", " "),
         "scenario": SCENARIOS.get(scenario, scenario),
         "findings": _findings(systems, results.get("paired", {})),
         "setting": _setting(results),
@@ -179,7 +179,11 @@ def _findings(systems: Mapping[str, Any], paired: Mapping[str, Any]) -> list[str
             difference = paired[pair]["all"]
             found.append(f"{words}, user by user: {_signed(difference[0])} Hit@1, {_verdict(difference)}.")
     if not found:
-        best = max(systems, key=lambda system: systems[system]["all"].get("hit@1", [0])[0])
+        best = max(
+            (system for system in systems if system != "Oracle"),
+            default="Oracle",
+            key=lambda system: systems[system]["all"].get("hit@1", [0])[0],
+        )
         found.append(f"Best Hit@1: {best}, {_share(systems[best]['all']['hit@1'])}.")
     return found
 
