@@ -189,13 +189,11 @@ def typed(frame: pl.DataFrame, path: Path, reading: Reading, fields: Mapping[str
         else:
             columns.append(pl.col(name).cast(DTYPES[column.kind]))
     result = frame.select("", *columns)
-    usable = {
-        name: (pl.col(name).is_finite() if column.kind == "number" else pl.col(name).str.len_bytes() > 0).fill_null(
-            False
-        )
-        for name, column in fields.items()
-        if column.required
-    }
+    usable = {}
+    for name, column in fields.items():
+        if column.required:
+            good = pl.col(name).is_finite() if column.kind == "number" else pl.col(name).str.len_bytes() > 0
+            usable[name] = good.fill_null(False)
     for row in result.filter(~pl.all_horizontal(usable.values())).get_column("").to_list():
         where = pl.col("") == row
         name = next(name for name, condition in usable.items() if not result.filter(where).select(condition).item())
@@ -396,5 +394,5 @@ def _describe(value: Any) -> str:
 
 
 def _shorten(value: Any) -> str:
-    text = "missing" if value is None else json.dumps(value)
+    text = "missing" if value is None else json.dumps(value, default=str)
     return text if len(text) <= 40 else text[:37] + "…"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
+from polars import selectors as cs
 
 from allmrec_jax.data.reading import ITEMS, Field, Reading, Source, gather, read_delimited, read_header, typed
 from allmrec_jax.errors import UserError
@@ -98,6 +99,10 @@ def _read(path: Path, reading: Reading, fields: Mapping[str, Field], what: str) 
     columns = [pl.col(field.key).alias(name) for name, field in fields.items() if field.key in present]
     try:
         frame = pl.scan_parquet(path).select(columns).with_row_index("", 1).collect()
+        for name, field in fields.items():
+            if field.kind != "texts" and name in frame.columns and frame[name].dtype.is_nested():
+                raise UserError(f"{path}: column {field.key!r} should hold single values, holds {frame[name].dtype}")
+        frame = frame.with_columns(cs.temporal().cast(pl.Datetime("ms")).dt.epoch("ms") / 1000)
+        return gather([typed(frame, path, reading, fields, "row")], path, what)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{path}: cannot be read as Parquet ({error})") from error
-    return gather([typed(frame, path, reading, fields, "row")], path, what)

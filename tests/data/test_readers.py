@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from datetime import UTC, datetime
 
 import polars as pl
 import pytest
@@ -381,9 +382,21 @@ def test_bad_rows_of_a_parquet_table(tmp_path):
     source, reading = read(tmp_path / "x.parquet")
     assert source.interactions["user"].to_list() == ["u"]
     assert [where for _, where, _ in reading.bad_lines] == ["row 2", "row 3"]
+    pl.DataFrame({"user_id": ["u"], "item_id": [{"nested": 1}]}).write_parquet(tmp_path / "z.parquet")
+    with pytest.raises(UserError, match=r"z\.parquet: column 'item_id' should hold single values"):
+        read(tmp_path / "z.parquet")
     (tmp_path / "y.parquet").write_bytes(b"no parquet")
     with pytest.raises(UserError, match=r"y\.parquet: cannot be read as Parquet"):
         read(tmp_path / "y.parquet")
+
+
+def test_dates_of_a_parquet_table_are_seconds(tmp_path):
+    moments = [datetime(2020, 1, 1, 0, 0, 1, 500_000, tzinfo=UTC), datetime(1970, 1, 2, tzinfo=UTC)]
+    frame = pl.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": moments})
+    frame.write_parquet(tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet")[0].interactions["time"].to_list() == [1577836801.5, 86400.0]
+    frame.with_columns(pl.col("timestamp").dt.date()).write_parquet(tmp_path / "y.parquet")
+    assert read(tmp_path / "y.parquet")[0].interactions["time"].to_list() == [1577836800.0, 86400.0]
 
 
 def test_delimited_batches_do_not_change_rows(tmp_path, monkeypatch):
