@@ -276,7 +276,7 @@ def encode_table(
 
 @partial(jax.jit, static_argnums=0)
 def _encode(model: TextEncoder, params: Mapping[str, Any], ids: jax.Array, lengths: jax.Array) -> jax.Array:
-    return model.apply({"params": params}, ids, lengths)  # type: ignore[return-value]
+    return model.apply({"params": params}, ids, lengths)
 
 
 def encode_texts(encoder: SentenceEncoder, texts: Sequence[str], max_length: int | None = None) -> np.ndarray:
@@ -297,6 +297,6 @@ def init_params(config: TextEncoderConfig, key: jax.Array) -> dict[str, Any]:
         name = path[-1].key
         if name in ("kernel", "embedding"):
             return 0.02 * jax.random.normal(key, shape.shape)
-        return jnp.full(shape.shape, 1.0 if name == "scale" else 0.0)
+        return jnp.full(shape.shape, 1.0 if name == "scale" else 0.0, jnp.float32)
 
     return jax.tree.unflatten(tree, [draw(path, leaf, key) for (path, leaf), key in zip(leaves, keys, strict=True)])
