@@ -5,6 +5,7 @@ interaction) have no CF embedding of their own. They take part in retrieval by t
 makes of their text, ``f_I_dec(f_T_enc(Q_i))``: stage 1 trained it to score like a CF embedding.
 """
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Sequence
@@ -17,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.data.dataset import Dataset, item_texts
 from allmrec_jax.errors import UserError
+from allmrec_jax.evaluation.systems import EvaluationSettings, Sources
 from allmrec_jax.inference.llm import LLMRecommender
+from allmrec_jax.models.alignment import Linear
 from allmrec_jax.models.cf.protocol import CFModel
 from allmrec_jax.rng import numpy_rng
 
@@ -242,6 +245,44 @@ class Recommender:
         if not found:
             raise UserError("nothing is left to recommend: the history holds the whole catalogue")
         return np.array(found, np.int32)
+
+
+def load_recommender(
+    dataset: Dataset, run: Path, new: Sequence[NewItem] = (), *, llm: str | None = None
+) -> Recommender:
+    """A trained A-LLMRec over the data set's items and ``new`` ones.
+
+    Args:
+        dataset: what it was trained on.
+        run: a ``train stage2`` run; stage 1 and the CF model are found beside it.
+        new: items that no training has seen.
+        llm: where the language model is now, if not where it was in training.
+
+    Raises:
+        UserError: the run is unfinished or of another data set, or what it was built on is missing or another.
+    """
+    catalogue = Catalogue.of(dataset, new)
+    sources = Sources(dataset, [run], EvaluationSettings())
+    stage1, stage2, cf = sources.stage1, sources.stage2, sources.cf
+    added = np.zeros((len(new), stage1.text.shape[1]), np.float32)
+    if new:
+        titles, descriptions = [item.title for item in new], [item.description for item in new]
+        alone = dataclasses.replace(dataset, titles=["", *titles], descriptions=["", *descriptions])
+        added = stage1.encode_texts(item_texts(alone, stage1.settings.text_style)[1:])
+    latents = stage2.latents(stage1)
+    texts = np.concatenate([stage1.text, added])
+    return Recommender(
+        catalogue,
+        cf,
+        stage2.recommender(
+            catalogue.titles,
+            None if latents is None else np.concatenate([latents, added]),
+            llm=llm,
+            batch_size=1,
+        ),
+        decoded=np.asarray(Linear(cf.dim).apply({"params": stage1.params["item_decoder"]}, texts)),
+        trained=np.concatenate([stage1.trained, np.zeros(len(new), bool)]),
+    )
 
 
 def _plain(text: str) -> str:
