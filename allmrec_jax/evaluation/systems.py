@@ -1,0 +1,393 @@
+"""The systems that an evaluation compares, each a function from the same questions to its answers.
+
+A system is an entry of :data:`SYSTEMS`: the name that tables show, what it needs, and how it answers. To add one, write
+its answer function and its entry; programs, intervals and pages take it from there.
+
+Shapes: B batch, T time, D model, K candidates, N items, U users.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from allmrec_jax.data.candidates import Candidates
+from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.errors import UserError
+from allmrec_jax.evaluation.results import Outcome
+from allmrec_jax.inference.decode import DecodeSettings
+from allmrec_jax.inference.llm import LLMRecommender
+from allmrec_jax.models.cf.protocol import CFModel, load_cf
+from allmrec_jax.rng import numpy_rng
+from allmrec_jax.training.cf import bucketed
+from allmrec_jax.training.run import find_upstream, load_run, require_upstream
+
+if TYPE_CHECKING:
+    from allmrec_jax.training.stage1 import Stage1Export
+    from allmrec_jax.training.stage2 import Stage2Export
+
+HISTORY = 200
+"""Items of history at most that a CF model is shown; it takes what it can read of them."""
+
+Advance = Callable[[int], None]
+"""Called with the number of users just answered."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """What every system is asked: the same users, histories and candidates.
+
+    Attributes:
+        dataset: the data set.
+        candidates: whose target to find, and among which items.
+    """
+
+    dataset: Dataset
+    candidates: Candidates
+
+    @cached_property
+    def histories(self) -> Int[np.ndarray, "U T"]:
+        """What each user did before the target, left-padded with 0."""
+        width = min(HISTORY, int(self.dataset.lengths.max()))
+        return self.dataset.history(self.candidates.users, self.candidates.cut, width)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """How systems are asked. Nothing here is trained.
+
+    Attributes:
+        seed: of the candidate file and of the controls' permutations.
+        llm: language model for LLM-Only where no stage-2 run names one.
+        batch_size: prompts that the language model reads at once.
+        decode: how titles are generated.
+        generate: whether language models also write titles; ranking alone is faster.
+    """
+
+    seed: int = 0
+    llm: str | None = None
+    batch_size: int = 16
+    decode: DecodeSettings = dataclasses.field(default_factory=DecodeSettings)
+    generate: bool = True
+
+
+class Sources:
+    """Finished runs and files that systems are made of, each opened when a system first needs it.
+
+    Args:
+        dataset: what the runs must have been trained on.
+        runs: directories of ``train cf``, ``train stage1`` and ``train stage2`` runs, or of one's own CF arrays. What a
+            stage-2 run was built on is found beside it unless it is given.
+        settings: how systems are asked.
+        oracle: the ``oracle.npz`` of a synthetic data set.
+
+    Raises:
+        UserError: a directory holds no finished run, or one of other data.
+    """
+
+    def __init__(
+        self, dataset: Dataset, runs: Sequence[Path], settings: EvaluationSettings, oracle: Path | None = None
+    ) -> None:
+        self.dataset, self.settings, self.oracle = dataset, settings, oracle
+        self.runs: dict[str, Path] = {}
+        for path in map(Path, runs):
+            own = not (path / "run.json").is_file() and (path / "items.npy").is_file()
+            kind = "arrays" if own else load_run(path)["kind"]
+            if kind in self.runs:
+                raise UserError(f"{self.runs[kind]} and {path} are both {kind}; name one of them")
+            self.runs[kind] = path
+        for kind in ("stage2", "stage1"):
+            if kind in self.runs:
+                self._find_built_on(kind)
+
+    def _find_built_on(self, kind: str) -> None:
+        """Adds the runs that this one names as its upstream, where they lie beside it; refuses others given."""
+        path = self.runs[kind]
+        _, about = find_upstream(path.parent, kind, self.dataset.name, self.dataset.hash, given=path)
+        for role in {"stage1", "cf"} & set(about["upstream"]):
+            identity = about["upstream"][role]
+            beside = path.resolve().parents[1] / role / identity[:12]
+            if role == "cf" and "arrays" in self.runs:
+                require_upstream(path, about, role, self.cf.identity)
+            elif role in self.runs:
+                require_upstream(path, about, role, load_run(self.runs[role])["identity"])
+            elif beside.is_dir():
+                self.runs[role] = beside
+
+    def has(self, need: str) -> bool:
+        """Whether a system that needs this (see :attr:`System.needs`) can be asked."""
+        if need == "oracle":
+            return self.oracle is not None
+        return need in self.runs or (need == "llm" and ("stage2" in self.runs or self.settings.llm is not None))
+
+    def run(self, kind: str) -> Path:
+        """The run of a kind; :class:`UserError` where there is none."""
+        if kind not in self.runs:
+            raise UserError(f"no {kind} run is given, and none lies beside those given; name one with --runs")
+        return self.runs[kind]
+
+    @cached_property
+    def cf(self) -> CFModel:
+        """The frozen CF model: one's own arrays where they are given."""
+        return load_cf(self.run("arrays" if "arrays" in self.runs else "cf"), self.dataset)
+
+    @cached_property
+    def stage1(self) -> "Stage1Export":
+        """The joint embeddings."""
+        from allmrec_jax.training.stage1 import load_stage1
+
+        return load_stage1(self.run("stage1"))
+
+    @cached_property
+    def stage2(self) -> "Stage2Export":
+        """The projectors and how they were trained."""
+        from allmrec_jax.training.stage2 import load_stage2
+
+        return load_stage2(self.run("stage2"))
+
+    @cached_property
+    def recommender(self) -> LLMRecommender:
+        """A-LLMRec as it was trained. Other systems replace what its slots hold; the language model is loaded once."""
+        settings = self.settings
+        return self.stage2.recommender(
+            self.dataset.titles,
+            self.stage2.latents(self.stage1),
+            llm=settings.llm,
+            batch_size=settings.batch_size,
+            decode=settings.decode,
+        )
+
+    @cached_property
+    def text_recommender(self) -> LLMRecommender:
+        """The language model alone on text-only prompts, worded as A-LLMRec's where there is such a run."""
+        if "stage2" in self.runs:
+            return dataclasses.replace(self.recommender, soft=None)
+        from allmrec_jax.training.stage2 import PRESETS, text_recommender
+
+        settings = self.settings
+        if settings.llm is None:
+            raise UserError("LLM-Only needs a language model: name one with --llm, or a stage-2 run with --runs")
+        return text_recommender(
+            settings.llm,
+            self.dataset.titles,
+            PRESETS["paper"],
+            batch_size=settings.batch_size,
+            decode=settings.decode,
+        )
+
+    def identity(self, system: "System") -> str:
+        """What a system's answers depend on besides the questions: a run's identity, or a hash of files."""
+        if system.needs == "arrays":
+            return self.cf.identity
+        if system.needs == "llm":
+            return self.llm_hash
+        if system.needs == "oracle" and self.oracle is not None:
+            return hashlib.sha256(self.oracle.read_bytes()).hexdigest()
+        return load_run(self.run(system.needs))["identity"] if system.needs else self.dataset.hash
+
+    @cached_property
+    def llm_hash(self) -> str:
+        """The language model's files."""
+        if "stage2" in self.runs:
+            return self.stage2.about["upstream"]["llm"]
+        from allmrec_jax.convert.opt import llm_hash
+
+        return llm_hash(self.settings.llm or "")
+
+    def prompt_settings(self, names: Sequence[str]) -> dict[str, Any]:
+        """How prompts were worded and cut, where a language model was asked."""
+        if not any(SYSTEMS[name].needs in ("llm", "stage2") for name in names):
+            return {}
+        from allmrec_jax.training.stage2 import PRESETS
+
+        trained = self.stage2.settings if "stage2" in self.runs else PRESETS["paper"]
+        return {
+            "llm": self.settings.llm or self.stage2.llm,
+            "prompt_style": trained.style,
+            "history_length": trained.history_length,
+            "title_max_tokens": trained.title_max_tokens,
+        }
+
+
+# What systems are made of.
+
+
+def user_vectors(cf: CFModel, questions: Questions) -> Float[np.ndarray, "U D"]:
+    """The CF model's representation of each user before the target."""
+    model, users = cf.at(questions.candidates.cut), questions.candidates.users
+    vectors = np.zeros((len(users), model.dim), np.float32)
+    for rows, part in bucketed(questions.histories):
+        asked = users[np.resize(rows, len(part))]
+        vectors[rows] = np.asarray(model.user_vectors(asked, part))[: len(rows)]
+    return vectors
+
+
+def cf_scores(cf: CFModel, questions: Questions) -> Float[np.ndarray, "U K"]:
+    """The CF model's own score of each candidate."""
+    model, users, candidates = cf.at(questions.candidates.cut), questions.candidates.users, questions.candidates
+    scores = np.zeros(candidates.candidates.shape, np.float32)
+    for rows, part in bucketed(questions.histories):
+        filled = np.resize(rows, len(part))
+        found = model.score(users[filled], part, candidates.candidates[filled])
+        scores[rows] = np.asarray(found)[: len(rows)]
+    return scores
+
+
+def ask(
+    recommender: LLMRecommender,
+    questions: Questions,
+    users: Float[np.ndarray, "U D"] | None,
+    name: str,
+    *,
+    generate: bool,
+    advance: Advance,
+) -> Outcome:
+    """A language model's scores of the candidates and, with ``generate``, the titles that it writes.
+
+    Users are read in the order of their prompts' lengths, so that batches hold little padding.
+    """
+    shown = questions.candidates.candidates
+    titles = recommender.tables.titles
+    tokens = np.diff(titles.offsets)
+    tokens[0] = 0
+    read = questions.histories[:, -recommender.history_length :]
+    order = np.argsort(tokens[read].sum(axis=1) + tokens[shown].sum(axis=1), kind="stable")
+    scores = np.zeros(shown.shape, np.float32)
+    texts = [""] * len(shown)
+    answers = recommender.respond(
+        questions.histories[order], shown[order], None if users is None else users[order], texts=generate
+    )
+    for rows, answer in answers:
+        scores[order[rows]] = answer.scores
+        for row, text in zip(order[rows], answer.texts or (), strict=False):
+            texts[row] = text
+        advance(len(order[rows]))
+    if not generate:
+        return Outcome(name, scores)
+    display = {item: recommender.tables.title(item) for item in np.unique(shown)}
+    return Outcome(name, scores, texts, [[display[item] for item in row] for row in shown])
+
+
+def with_latents(recommender: LLMRecommender, latents: Float[np.ndarray, "N+1 Dj"] | None) -> LLMRecommender:
+    """The same trained system with other item vectors behind the titles; :class:`UserError` where it has none."""
+    if recommender.soft is None or recommender.soft.latents is None or latents is None:
+        raise UserError("this stage-2 run was trained without item vectors; only A-LLMRec itself can be asked")
+    return dataclasses.replace(recommender, soft=recommender.soft._replace(latents=jnp.asarray(latents, jnp.float32)))
+
+
+def derangement(rng: np.random.Generator, count: int) -> Int[np.ndarray, "{count}"]:
+    """A random permutation in which nothing stays in its place (for ``count`` of two or more): one long cycle."""
+    cycle = rng.permutation(count)
+    swapped = np.empty(count, np.int64)
+    swapped[cycle] = np.roll(cycle, 1)
+    return swapped
+
+
+# The systems.
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """An entry of the registry.
+
+    Attributes:
+        answer: from sources and questions to scores and texts, under the name that tables show.
+        needs: what must be given: a kind of run, ``"arrays"``, ``"llm"``, ``"oracle"`` or nothing.
+        against: the systems that its Hit@1 is compared with, user by user.
+    """
+
+    answer: Callable[[Sources, Questions, str, Advance], Outcome]
+    needs: str | None = None
+    against: tuple[str, ...] = ()
+
+
+def _oracle(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
+    from allmrec_jax.data.synthetic import load_oracle, oracle_scores
+
+    if sources.oracle is None:
+        raise UserError("Oracle needs the generator's probabilities; name its oracle.npz with --oracle")
+    asked = questions.candidates
+    return Outcome(name, oracle_scores(load_oracle(sources.oracle), questions.dataset, asked.users, asked.candidates))
+
+
+def _popularity(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
+    return Outcome(name, questions.dataset.train_count[questions.candidates.candidates])
+
+
+def _cf(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
+    return Outcome(name, cf_scores(sources.cf, questions))
+
+
+def _llm_only(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
+    return ask(sources.text_recommender, questions, None, name, generate=sources.settings.generate, advance=advance)
+
+
+def _allmrec(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
+    users = user_vectors(sources.cf, questions)
+    return ask(sources.recommender, questions, users, name, generate=sources.settings.generate, advance=advance)
+
+
+def _allmrec_sbert(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
+    """Every item by its text's latent, trained items too."""
+    users = user_vectors(sources.cf, questions)
+    recommender = with_latents(sources.recommender, sources.stage1.item_latents("text"))
+    return ask(recommender, questions, users, name, generate=sources.settings.generate, advance=advance)
+
+
+def _items_permuted(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
+    """Each item carries another item's vector; padding keeps its own."""
+    order = derangement(numpy_rng(sources.settings.seed, "eval/items-permuted"), questions.dataset.num_items)
+    latents = sources.stage2.latents(sources.stage1)
+    permuted = latents if latents is None else latents[np.concatenate([[0], 1 + order])]
+    recommender = with_latents(sources.recommender, permuted)
+    return ask(recommender, questions, user_vectors(sources.cf, questions), name, generate=False, advance=advance)
+
+
+def _users_swapped(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
+    """Each user carries the vector of another who is evaluated."""
+    users = user_vectors(sources.cf, questions)
+    swapped = users[derangement(numpy_rng(sources.settings.seed, "eval/users-swapped"), len(users))]
+    return ask(sources.recommender, questions, swapped, name, generate=False, advance=advance)
+
+
+CF = ("SASRec", "CF arrays")
+
+SYSTEMS: dict[str, System] = {
+    "Oracle": System(_oracle, needs="oracle"),
+    "Popularity": System(_popularity),
+    "SASRec": System(_cf, needs="cf"),
+    "CF arrays": System(_cf, needs="arrays"),
+    "LLM-Only": System(_llm_only, needs="llm", against=CF),
+    "A-LLMRec": System(_allmrec, needs="stage2", against=(*CF, "LLM-Only")),
+    "A-LLMRec (SBERT)": System(_allmrec_sbert, needs="stage2", against=(*CF, "A-LLMRec")),
+    "A-LLMRec, items permuted": System(_items_permuted, needs="stage2", against=("A-LLMRec",)),
+    "A-LLMRec, users swapped": System(_users_swapped, needs="stage2", against=("A-LLMRec",)),
+}
+"""Every system by the name that tables show, in their order. The two controls only rank."""
+
+
+def choose_systems(sources: Sources, names: Sequence[str] = ()) -> list[str]:
+    """The systems to ask, in the registry's order: those named, or all that the sources allow.
+
+    Raises:
+        UserError: a name is unknown.
+    """
+    if not names:
+        return [name for name, system in SYSTEMS.items() if system.needs is None or sources.has(system.needs)]
+    known = {name.casefold(): name for name in SYSTEMS}
+    for name in names:
+        if name.casefold() not in known:
+            raise UserError(f"unknown system {name!r}; known: {'; '.join(SYSTEMS)}")
+    chosen = {known[name.casefold()] for name in names}
+    return [name for name in SYSTEMS if name in chosen]
+
+
+def compared_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The pairs of these systems that are compared user by user."""
+    return [(name, other) for name in names for other in SYSTEMS[name].against if other in names]

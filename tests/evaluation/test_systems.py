@@ -1,0 +1,306 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+import tiny_llm
+
+from allmrec_jax import cli
+from allmrec_jax.convert.opt import llm_hash, save_opt
+from allmrec_jax.data.candidates import load_candidates
+from allmrec_jax.data.dataset import write_dataset
+from allmrec_jax.errors import UserError
+from allmrec_jax.evaluation import systems
+from allmrec_jax.evaluation.results import read_users, summarize
+from allmrec_jax.evaluation.systems import (
+    SYSTEMS,
+    EvaluationSettings,
+    Questions,
+    Sources,
+    ask,
+    cf_scores,
+    choose_systems,
+    compared_pairs,
+    derangement,
+    user_vectors,
+)
+from allmrec_jax.inference.decode import DecodeSettings
+from allmrec_jax.models.cf.protocol import load_cf
+from allmrec_jax.models.cf.sasrec import SASRecCF, SASRecConfig
+from allmrec_jax.models.cf.sasrec import init_params as init_sasrec
+from allmrec_jax.models.projectors import init_params
+from allmrec_jax.training.run import Run, save_arrays
+from allmrec_jax.training.stage2 import Stage2Settings
+
+ITEMS, USERS, USER_DIM, ITEM_DIM, HIDDEN = 44, 30, 5, 6, 16
+SETTINGS = Stage2Settings(history_length=3, dtype="float32", title_max_tokens=8)
+DECODE = DecodeSettings(max_new_tokens=6)
+
+
+def make_data(path, seed=0):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 9, USERS)
+    words = ("Red", "Moon", "Fox", "It", "Ghost Ship", "Deep", "Blue Whale of the Deep", "Saddle", "Spur", "Ship", "Is")
+    return write_dataset(
+        path,
+        name="Tiny",
+        items=np.concatenate([rng.permutation(np.arange(1, ITEMS + 1))[:length] for length in lengths]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        titles=[f"{word} {number}" for number in range(4) for word in words],
+        descriptions=[""] * ITEMS,
+    )
+
+
+class FakeStage1:
+    """Stage 1's export as far as evaluation reads it."""
+
+    def item_latents(self, mode="joint"):
+        rng = np.random.default_rng({"joint": 0, "text": 1}[mode])
+        return rng.uniform(size=(ITEMS + 1, ITEM_DIM)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_data(tmp_path_factory.mktemp("data") / "Tiny")
+
+
+@pytest.fixture(scope="module")
+def project(dataset, tmp_path_factory):
+    """One's own CF arrays, a language model, and finished runs of stages 1 and 2 whose weights are random."""
+    root = tmp_path_factory.mktemp("project")
+    rng = np.random.default_rng(0)
+    arrays = root / "arrays"
+    arrays.mkdir()
+    np.save(arrays / "items.npy", rng.standard_normal((ITEMS + 1, USER_DIM)).astype(np.float32))
+    for cut in ("train", "valid", "test"):
+        np.save(arrays / f"users_{cut}.npy", rng.standard_normal((USERS, USER_DIM)).astype(np.float32))
+    llm, params = tiny_llm.model(word_embed_proj_dim=HIDDEN)
+    save_opt(root / "llm", llm.config, params, tiny_llm.tokenizer())
+    cf = load_cf(arrays, dataset).identity
+    stage1 = Run.open(root / "out", dataset.name, "stage1", SETTINGS, 0, dataset.hash, {"cf": cf})
+    stage1.finish({})
+    upstream = {"cf": cf, "stage1": stage1.identity, "llm": llm_hash(root / "llm")}
+    stage2 = Run.open(root / "out", dataset.name, "stage2", SETTINGS, 0, dataset.hash, upstream)
+    save_arrays(stage2.export_path("params.safetensors"), init_params(HIDDEN, USER_DIM, ITEM_DIM, jax.random.key(2)))
+    card = {"llm": str(root / "llm"), "cf": str(arrays), "stage1": str(stage1.path)}
+    stage2.export_path("stage2.json").write_text(json.dumps(card))
+    stage2.finish({})
+    return {"root": root, "arrays": arrays, "stage1": stage1.path, "stage2": stage2.path, "llm": root / "llm"}
+
+
+@pytest.fixture(autouse=True)
+def fake_stage1(monkeypatch):
+    monkeypatch.setattr("allmrec_jax.training.stage1.load_stage1", lambda path: FakeStage1())
+
+
+@pytest.fixture(scope="module")
+def questions(dataset):
+    return Questions(dataset, load_candidates(dataset))
+
+
+def make_sources(dataset, project, **settings):
+    settings = EvaluationSettings(**{"batch_size": 8, "decode": DECODE, **settings})
+    return Sources(dataset, [project["stage2"], project["arrays"]], settings)
+
+
+@pytest.fixture(scope="module")
+def live_cf():
+    config = SASRecConfig(num_items=ITEMS, dim=8, blocks=1, heads=1, max_length=5, dropout=0.0)
+    return SASRecCF(config, init_sasrec(config, jax.random.key(0)), "live")
+
+
+def test_cf_answers_stay_with_their_users(questions, live_cf, monkeypatch):
+    """Batches by history length, filled up with repeats, against one user at a time."""
+    monkeypatch.setattr("allmrec_jax.training.cf.EVALUATION_ROWS", 4)
+    vectors, scores = user_vectors(live_cf, questions), cf_scores(live_cf, questions)
+    assert vectors.shape == (USERS, 8)
+    for row, (user, shown) in enumerate(zip(questions.candidates.users, questions.candidates.candidates, strict=True)):
+        sequence = questions.dataset.sequence(user)[:-1]
+        alone = live_cf.user_vectors(None, sequence[None])
+        # another batch size, and padding that attention sums up another way
+        np.testing.assert_allclose(vectors[row], alone[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(scores[row], live_cf.item_vectors()[shown] @ vectors[row], rtol=1e-4, atol=1e-5)
+
+
+def test_arrays_answer_for_the_test_cut(dataset, project, questions):
+    users = np.load(project["arrays"] / "users_test.npy")[questions.candidates.users]
+    np.testing.assert_array_equal(user_vectors(load_cf(project["arrays"], dataset), questions), users)
+
+
+def test_language_model_answers_stay_with_their_users(dataset, project, questions):
+    """Users are asked in the order of their prompts' lengths; here against one at a time."""
+    sources = make_sources(dataset, project)
+    users, told = user_vectors(sources.cf, questions), []
+    outcome = ask(sources.recommender, questions, users, "A", generate=True, advance=told.append)
+    assert sum(told) == USERS
+    alone = dataclasses.replace(sources.recommender, batch_size=1)
+    for row in range(0, USERS, 7):
+        asked = questions.histories[row : row + 1], questions.candidates.candidates[row : row + 1], users[row : row + 1]
+        # other batches and paddings: sums in another order
+        np.testing.assert_allclose(outcome.scores[row], alone.rank(*asked)[0], rtol=1e-4, atol=1e-3)
+        assert outcome.generated[row] == alone.generate(*asked)[0]
+    shown = [[dataset.titles[item] for item in row] for row in questions.candidates.candidates]
+    tokens = sources.recommender.tables.titles
+    whole = np.diff(tokens.offsets).max() < SETTINGS.title_max_tokens
+    assert not whole or outcome.titles == shown
+
+
+def asked_of(monkeypatch, sources, questions, name):
+    """What a system hands to the language model: (recommender, user vectors, whether to generate)."""
+    seen = {}
+
+    def record(recommender, questions, users, name, *, generate, advance):
+        seen.update(recommender=recommender, users=users, generate=generate)
+
+    monkeypatch.setattr(systems, "ask", record)
+    SYSTEMS[name].answer(sources, questions, name, None)
+    return seen["recommender"], seen["users"], seen["generate"]
+
+
+def test_what_each_system_is_given(dataset, project, questions, monkeypatch):
+    sources = make_sources(dataset, project)
+    own = np.load(project["arrays"] / "users_test.npy")[questions.candidates.users]
+    joint, text = (FakeStage1().item_latents(mode) for mode in ("joint", "text"))
+
+    ours, users, generates = asked_of(monkeypatch, sources, questions, "A-LLMRec")
+    assert generates
+    np.testing.assert_array_equal(users, own)
+    np.testing.assert_array_equal(ours.soft.latents, joint)
+
+    sbert, users, generates = asked_of(monkeypatch, sources, questions, "A-LLMRec (SBERT)")
+    assert generates
+    assert sbert.llm_params is ours.llm_params
+    np.testing.assert_array_equal(users, own)
+    np.testing.assert_array_equal(sbert.soft.latents, text)
+
+    permuted, users, generates = asked_of(monkeypatch, sources, questions, "A-LLMRec, items permuted")
+    assert not generates
+    np.testing.assert_array_equal(users, own)
+    latents = np.asarray(permuted.soft.latents)
+    np.testing.assert_array_equal(latents[0], joint[0])
+    assert (latents[1:] != joint[1:]).any(axis=1).all()
+    np.testing.assert_array_equal(np.sort(latents, axis=0), np.sort(joint, axis=0))
+
+    swapped, users, generates = asked_of(monkeypatch, sources, questions, "A-LLMRec, users swapped")
+    assert not generates
+    np.testing.assert_array_equal(swapped.soft.latents, joint)
+    assert (users != own).any(axis=1).all()
+    np.testing.assert_array_equal(np.sort(users, axis=0), np.sort(own, axis=0))
+
+    alone, users, generates = asked_of(monkeypatch, sources, questions, "LLM-Only")
+    assert generates
+    assert alone.soft is users is None
+    assert alone.llm_params is ours.llm_params
+
+
+def test_controls_rank_worse_or_better_but_never_the_same(dataset, project, questions):
+    sources = make_sources(dataset, project)
+    scores = {
+        name: SYSTEMS[name].answer(sources, questions, name, lambda count: None).scores
+        for name in ("A-LLMRec", "A-LLMRec, items permuted", "A-LLMRec, users swapped", "A-LLMRec (SBERT)", "LLM-Only")
+    }
+    for name, other in zip(scores, [*scores][1:], strict=False):
+        assert (scores[name] != scores[other]).any(axis=1).all(), (name, other)
+
+
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_derangement_moves_everything(count):
+    for seed in range(20):
+        moved = derangement(np.random.default_rng(seed), count)
+        assert sorted(moved) == list(range(count))
+        assert (moved != np.arange(count)).all()
+
+
+def test_popularity_is_the_training_count(dataset, project, questions):
+    outcome = SYSTEMS["Popularity"].answer(make_sources(dataset, project), questions, "Popularity", None)
+    np.testing.assert_array_equal(outcome.scores, dataset.train_count[questions.candidates.candidates])
+
+
+def test_systems_are_all_that_the_sources_allow_or_those_named(dataset, project):
+    bare = Sources(dataset, [], EvaluationSettings())
+    assert choose_systems(bare) == ["Popularity"]
+    assert choose_systems(Sources(dataset, [], EvaluationSettings(llm="x"))) == ["Popularity", "LLM-Only"]
+    everything = choose_systems(make_sources(dataset, project))
+    assert everything == [name for name in SYSTEMS if name not in ("Oracle", "SASRec")]
+    assert choose_systems(bare, ["a-llmrec (sbert)", "SASRec"]) == ["SASRec", "A-LLMRec (SBERT)"]
+    with pytest.raises(UserError, match=r"unknown system 'BERT4Rec'.*A-LLMRec"):
+        choose_systems(bare, ["BERT4Rec"])
+
+
+def test_pairs():
+    pairs = compared_pairs(["SASRec", "LLM-Only", "A-LLMRec", "A-LLMRec (SBERT)", "A-LLMRec, users swapped"])
+    assert ("A-LLMRec", "SASRec") in pairs
+    assert ("A-LLMRec (SBERT)", "SASRec") in pairs
+    assert ("LLM-Only", "SASRec") in pairs
+    assert ("A-LLMRec, users swapped", "A-LLMRec") in pairs
+    assert not any("Popularity" in pair or "CF arrays" in pair for pair in pairs)
+
+
+def test_what_a_system_lacks_is_named(dataset, questions, tmp_path):
+    bare = Sources(dataset, [], EvaluationSettings())
+    for name, word in [("Oracle", "--oracle"), ("SASRec", "cf run"), ("A-LLMRec", "run"), ("LLM-Only", "--llm")]:
+        with pytest.raises(UserError, match=word):
+            SYSTEMS[name].answer(bare, questions, name, None)
+    with pytest.raises(UserError, match=r"run\.json"):
+        Sources(dataset, [tmp_path], EvaluationSettings())
+
+
+def test_upstream_of_another_kind_is_refused(dataset, project, tmp_path):
+    with pytest.raises(UserError, match="both stage2"):
+        Sources(dataset, [project["stage2"], project["stage2"]], EvaluationSettings())
+
+    other = Run.open(tmp_path / "out", dataset.name, "cf", SETTINGS, 5, dataset.hash, {})
+    other.finish({})
+    with pytest.raises(UserError, match=other.identity[:12]):
+        Sources(dataset, [project["stage2"], other.path], EvaluationSettings())
+
+    with pytest.raises(UserError, match="Tiny"):
+        Sources(make_data(tmp_path / "Tiny", seed=1), [project["stage2"]], EvaluationSettings())
+
+
+def test_program_writes_what_the_contract_says(dataset, project, tmp_path, capsys):
+    runs = [argument for path in (project["stage2"], project["arrays"]) for argument in ("--runs", str(path))]
+    options = ["--preset", "small", "--max-new-tokens", "6", "--max-users", "20", "--seed", "3"]
+    cli.main(["eval", "overall", "--data", str(dataset.path), *runs, *options, "--out", str(tmp_path / "out")])
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "out")
+
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    names = [name for name in SYSTEMS if name not in ("Oracle", "SASRec")]
+    assert list(results["systems"]) == names
+    candidates = load_candidates(dataset, seed=3, max_users=20)
+    assert {run["candidates_sha"] for run in results["runs"]} == {candidates.sha256}
+    assert [run["system"] for run in results["runs"]] == names
+    assert all(run["id"] and run["seed"] == 3 and run["scenario"] == "overall" for run in results["runs"])
+    assert set(results["times"]["systems"]) == set(names)
+    assert results["data"] == {"name": "Tiny", "hash": dataset.hash}
+    assert results["settings"]["history_length"] == 3
+    assert results["settings"]["prompt_style"] == "neutral"
+    assert "jax" in results["versions"]
+    assert "A-LLMRec - CF arrays" in results["paired"]
+    assert "A-LLMRec, items permuted - A-LLMRec" in results["paired"]
+    assert "valid_ratio" in results["systems"]["A-LLMRec"]["all"]
+    assert "valid_ratio" not in results["systems"]["A-LLMRec, users swapped"]["all"]
+    users = read_users(tmp_path / "out")
+    assert len(users) == 20 * len(names)
+    assert summarize(users, compared_pairs(names)) == (results["systems"], results["paired"])
+
+
+def test_program_with_nothing_but_a_language_model(dataset, project, tmp_path):
+    arguments = ["--llm", str(project["llm"]), "--systems", "llm-only", "--no-generate", "--out", str(tmp_path / "out")]
+    with jax.numpy_dtype_promotion("standard"):  # Flax's own norms promote where the paper's bfloat16 is computed in
+        cli.main(["eval", "overall", "--data", str(dataset.path), *arguments, "--max-users", "5"])
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(results["systems"]) == ["LLM-Only"]
+    assert results["runs"][0]["id"] == llm_hash(project["llm"])
+    assert "valid_ratio" not in results["systems"]["LLM-Only"]["all"]
+
+
+def test_a_users_mistake_is_one_line(dataset, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["eval", "overall", "--data", str(dataset.path), "--systems", "nothing", "--out", str(tmp_path / "o")])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: unknown system 'nothing'")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "o").exists()
