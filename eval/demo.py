@@ -42,9 +42,17 @@ class Step:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of training and evaluation.")
 @click.option("--data-preset", default="demo", show_default=True, help="Size of the synthetic data (demo or tiny).")
 @click.option("--llm", default="opt-nano", show_default=True, help="The language model: a directory or a name.")
+@click.option("--sentence-encoder", default="sbert-nano", show_default=True, help="A directory or a name.")
 @click.option("--max-users", type=int, default=1000, show_default=True, help="Test users to evaluate.")
 def command(
-    out: Path, checkpoints: Path, data_seed: int, seed: int, data_preset: str, llm: str, max_users: int
+    out: Path,
+    checkpoints: Path,
+    data_seed: int,
+    seed: int,
+    data_preset: str,
+    llm: str,
+    sentence_encoder: str,
+    max_users: int,
 ) -> None:
     """Make data, train every stage, evaluate and write results.json, users.parquet and report.html into --out.
 
@@ -62,7 +70,7 @@ def command(
     step("prepare", "prepare", raw / f"{DOMAIN}.json.gz", "--out", data)
     common = ("--data", data, "--preset", "small", "--seed", str(seed), "--out", checkpoints, "--resume")
     cf = step("train cf", "train", "cf", *common)
-    stage1 = step("train stage1", "train", "stage1", *common, "--cf", cf)
+    stage1 = step("train stage1", "train", "stage1", *common, "--cf", cf, "--sentence-encoder", sentence_encoder)
     stage2 = step("train stage2", "train", "stage2", *common, "--cf", cf, "--stage1", stage1, "--llm", llm)
     asked = ("--oracle", raw / "oracle.npz", "--llm", llm, "--seed", str(seed), "--max-users", str(max_users))
     step("eval overall", "eval", "overall", "--data", data, "--runs", stage2, *asked, "--out", out)
