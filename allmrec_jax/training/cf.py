@@ -1,8 +1,9 @@
 """Training of collaborative-filtering models: data, sampling and whole epochs on the device, one jitted function.
 
-A step of the shared loop is one epoch. Users lie on the device sorted into length buckets; an epoch shuffles each bucket
-and every batch takes the same share of each, so that shapes are fixed, no user is seen twice, and a batch has the mix
-of lengths that the data has. A bucket of width L gives the same loss as width 50 (see :mod:`…models.cf.sasrec`).
+A step of the shared loop is one epoch. Users lie on the device in length buckets; an epoch shuffles each bucket and
+every batch takes the same share of each, so that shapes are fixed, no user is seen twice, and a batch has the mix of
+lengths that the data has. A bucket of width L gives the same loss as width 50, dropout included but for which random
+numbers are drawn (see :mod:`allmrec_jax.models.cf.sasrec`).
 
 Shapes: B batch, T time, D model, N items, U users, S steps of an epoch.
 """
@@ -25,7 +26,7 @@ from allmrec_jax.data.dataset import CUTS, Dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path, save_arrays, write_text
 from allmrec_jax.models.cf.protocol import CFModel
-from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig, init_params
+from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig, init_params, logits
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.settings import setting
 from allmrec_jax.training.loop import LoopSettings, train_loop
@@ -131,21 +132,22 @@ def load_train_data(dataset: Dataset, settings: CFSettings) -> TrainData:
     Raises:
         UserError: there are none, or one of them has met every item, so that no negative is left.
     """
-    ends = dataset.offsets[1:] - np.where(dataset.lengths >= 3, 2, 0)
-    counts = ends - dataset.offsets[:-1]
+    counts = dataset.lengths - np.where(dataset.lengths >= 3, 2, 0)
+    ends = dataset.offsets[:-1] + counts
     users = np.flatnonzero(counts >= 2)
     if not len(users):
         raise UserError(f"{dataset.path}: no user has two training items; there is nothing to learn from")
-    owner = np.repeat(users, counts[users])
-    inside = np.concatenate([dataset.train_sequence(user) for user in users])
-    pairs = np.unique(owner * (dataset.num_items + 1) + inside)
+    owner = np.repeat(np.arange(dataset.num_users), dataset.lengths)
+    trained = np.arange(len(dataset.items)) < ends[owner]
+    pairs = np.unique(owner[trained] * (dataset.num_items + 1) + dataset.items[trained])
     owner, items = np.divmod(pairs, dataset.num_items + 1)
     start, end = np.searchsorted(owner, users), np.searchsorted(owner, users, side="right")
     if np.any(full := end - start == dataset.num_items):
         raise UserError(
             f"{dataset.path}: user {users[full][0]} has met all {dataset.num_items} items: no negative left"
         )
-    taken = items - 1 - (np.arange(len(items)) - np.repeat(start, end - start))
+    first = np.searchsorted(owner, owner)
+    taken = items - 1 - (np.arange(len(items)) - first)
 
     lengths = np.minimum(counts[users] - 1, settings.max_length)
     widths = choose_widths(lengths, settings.buckets, settings.max_length)
@@ -185,12 +187,9 @@ def bucket_loss(
     negatives = draw_negatives(negative_key, taken, bucket.start, bucket.end, model.config.num_items, inputs.shape[1])
     mask = inputs != 0
 
-    def losses(module: SASRec) -> Float[Array, "B T"]:
-        hidden = module(inputs, deterministic=False)
-        return jax.nn.softplus(-module.logits(hidden, positives)) + jax.nn.softplus(module.logits(hidden, negatives))
-
-    loss = model.apply({"params": params}, rngs={"dropout": dropout_key}, method=losses)
-    return jnp.sum(loss * mask), jnp.sum(mask, dtype=jnp.float32)
+    hidden = jnp.asarray(model.apply({"params": params}, inputs, deterministic=False, rngs={"dropout": dropout_key}))
+    loss = jax.nn.softplus(-logits(params, hidden, positives)) + jax.nn.softplus(logits(params, hidden, negatives))
+    return jnp.sum(jnp.where(mask, loss, 0.0)), jnp.sum(mask, dtype=jnp.float32)
 
 
 def make_optimizer(settings: CFSettings) -> optax.GradientTransformation:
@@ -206,7 +205,7 @@ def steps_per_epoch(data: TrainData, settings: CFSettings, num_users: int) -> in
 
 
 def batch_rows(key: jax.Array, users: int, total: int, steps: int, settings: CFSettings) -> Int[Array, "S B"]:
-    """Which of a bucket's ``users`` (of ``total`` in all buckets) are in each batch; ``users`` itself is an empty row."""
+    """Which of a bucket's ``users`` (of ``total`` in all buckets) are in each batch; ``users`` itself is no one."""
     if settings.sampling == "with-replacement":
         return jax.random.randint(key, (steps, max(1, round(settings.batch_size * users / total))), 0, users)
     rows = math.ceil(users / steps)
@@ -214,12 +213,11 @@ def batch_rows(key: jax.Array, users: int, total: int, steps: int, settings: CFS
     return jnp.minimum(order, users).reshape(rows, steps).T
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_epoch(
-    model: SASRec, settings: CFSettings, seed: int, steps: int, state: CFState, data: TrainData, epoch: jax.Array
+    model: SASRec, settings: CFSettings, steps: int, state: CFState, data: TrainData, key: jax.Array
 ) -> tuple[CFState, dict[str, Float[Array, ""]]]:
-    """One epoch; ``state`` is donated. Every draw comes from (seed, epoch)."""
-    key = jax_key(seed, "cf", epoch)
+    """One epoch, every draw of it made from ``key``; ``state`` is donated."""
     optimizer = make_optimizer(settings)
     total = sum(len(bucket.tokens) for bucket in data.buckets)
     rows = [
@@ -307,11 +305,13 @@ def bucketed(histories: Int[np.ndarray, "U T"]) -> Iterator[tuple[np.ndarray, In
 
 @partial(jax.jit, static_argnums=0)
 def _validate(model: SASRec, params: Any, batch: ValidationBatch) -> dict[str, Float[Array, ""]]:
-    users = model.apply({"params": params}, batch.histories)[:, -1:]
-    scores = model.apply({"params": params}, users, batch.candidates, method="logits")
+    users = jnp.asarray(model.apply({"params": params}, batch.histories))[:, -1:]
+    scores = logits(params, users, batch.candidates)
     # A negative that ties with the target counts as before it, so that constant scores earn nothing.
     rank = jnp.sum(scores[:, 1:] >= scores[:, :1], axis=1)
-    metrics = {"hit@1": rank < 1, "hit@10": rank < 10, "ndcg@10": jnp.where(rank < 10, 1 / jnp.log2(rank + 2), 0)}
+    gain = 1 / jnp.log2(rank.astype(jnp.float32) + 2)
+    metrics = {"hit@1": jnp.where(rank < 1, 1.0, 0.0), "hit@10": jnp.where(rank < 10, 1.0, 0.0)}
+    metrics["ndcg@10"] = jnp.where(rank < 10, gain, 0.0)
     return {name: jnp.sum(value * batch.weight) for name, value in metrics.items()}
 
 
@@ -368,7 +368,7 @@ def train_cf(
         The run's directory, for :func:`allmrec_jax.models.cf.protocol.load_cf`.
 
     Raises:
-        UserError: the data cannot be trained on, a setting is out of range, the loss is not finite, or the disk is full.
+        UserError: the data cannot be trained on, a setting is out of range, the loss is not finite, the disk is full.
     """
     run = Run.open(out, dataset.name, "cf", settings, seed, dataset.hash, {}, resume=resume)
     if run.done:
@@ -378,20 +378,21 @@ def train_cf(
     )
     model = SASRec(config)
     data = load_train_data(dataset, settings)
+    validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0
+    evaluate = make_validation(model, dataset, settings, seed) if validates else None
     params = init_params(config, jax_key(seed, "cf-init"))
     state = CFState(params, make_optimizer(settings).init(params))
     steps = steps_per_epoch(data, settings, dataset.num_users)
 
-    def epoch(state: CFState, number: jax.Array) -> tuple[CFState, dict[str, Float[Array, ""]]]:
-        return train_epoch(model, settings, seed, steps, state, data, number)
+    def epoch(state: CFState, key: jax.Array) -> tuple[CFState, dict[str, Float[Array, ""]]]:
+        return train_epoch(model, settings, steps, state, data, key)
 
-    validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0
     with MetricsLogger(run.path, settings.epochs, unit="epoch", quiet=quiet) as log:
         last, best = train_loop(
             run,
             state,
             epoch,
-            jnp.uint32,
+            partial(jax_key, seed, "cf"),
             LoopSettings(
                 settings.epochs,
                 log_every=1,
@@ -399,7 +400,7 @@ def train_cf(
                 save_every=settings.evaluate_every,
                 patience=settings.patience if settings.choose == "best" else 0,
             ),
-            evaluate=make_validation(model, dataset, settings, seed) if validates else None,
+            evaluate=evaluate,
             monitor="ndcg@10" if settings.choose == "best" else None,
             resume=resume,
             log=log,

@@ -59,7 +59,7 @@ class CFModel(Protocol):
         ...
 
     def user_vectors(
-        self, users: Int[np.ndarray, "B"] | None, items: Int[Array, "B T"], *, key: jax.Array | None = None
+        self, users: Int[np.ndarray, "B"] | None, items: Int[Array | np.ndarray, "B T"], *, key: jax.Array | None = None
     ) -> Float[Array, "B D"]:
         """A representation of each user.
 
@@ -71,7 +71,10 @@ class CFModel(Protocol):
         ...
 
     def score(
-        self, users: Int[np.ndarray, "B"] | None, items: Int[Array, "B T"], candidates: Int[Array, "B K"]
+        self,
+        users: Int[np.ndarray, "B"] | None,
+        items: Int[Array | np.ndarray, "B T"],
+        candidates: Int[Array | np.ndarray, "B K"],
     ) -> Float[Array, "B K"]:
         """How much each user likes each candidate: higher is better, the scale is the model's own."""
         ...
@@ -114,7 +117,7 @@ class ArrayCF:
         return self.items
 
     def user_vectors(
-        self, users: Int[np.ndarray, "B"] | None, items: Int[Array, "B T"], *, key: jax.Array | None = None
+        self, users: Int[np.ndarray, "B"] | None, items: Int[Array | np.ndarray, "B T"], *, key: jax.Array | None = None
     ) -> Float[Array, "B D"]:
         """The rows of ``users`` at the cut; ``items`` is not read.
 
@@ -132,7 +135,10 @@ class ArrayCF:
         return jnp.asarray(self.users[self.cut][np.asarray(users)])
 
     def score(
-        self, users: Int[np.ndarray, "B"] | None, items: Int[Array, "B T"], candidates: Int[Array, "B K"]
+        self,
+        users: Int[np.ndarray, "B"] | None,
+        items: Int[Array | np.ndarray, "B T"],
+        candidates: Int[Array | np.ndarray, "B K"],
     ) -> Float[Array, "B K"]:
         """Dot products of user and item vectors."""
         return jnp.einsum("bd,bkd->bk", self.user_vectors(users, items), self.items[np.asarray(candidates)])

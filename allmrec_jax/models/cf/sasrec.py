@@ -77,7 +77,8 @@ class Dropout(nn.Module):
         """``x`` with elements zeroed at ``rate`` (to 1/65,536) and the others scaled up."""
         if deterministic or self.rate == 0:
             return x
-        keep = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16) >= round(self.rate * 65536)
+        threshold = jnp.uint16(round(self.rate * 65536))
+        keep = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16) >= threshold
         return jnp.where(keep, x / (1 - self.rate), 0.0)
 
 
@@ -94,9 +95,10 @@ class PadDropout(nn.Module):
             return weight
         keep = 1 - self.rate
         chances = [math.comb(self.pads, k) * keep**k * self.rate ** (self.pads - k) for k in range(self.pads)]
-        below = jnp.asarray(np.cumsum(chances), jnp.float32)
         uniform = jax.random.uniform(self.make_rng("dropout"), weight.shape)
-        kept = jnp.sum(uniform[..., None] >= below, axis=-1, dtype=jnp.float32)
+        kept = jnp.zeros(weight.shape)
+        for fewer in np.cumsum(chances):
+            kept += jnp.where(uniform >= fewer, 1.0, 0.0)
         return weight * kept / (self.pads * keep)
 
 
@@ -116,12 +118,12 @@ class Attention(nn.Module):
         kernel = self.param("in_proj_kernel", xavier_normal, (dim, 3 * dim))
         bias = self.param("in_proj_bias", nn.initializers.zeros, (3 * dim,))
         heads = (batch, time, cfg.heads, dim // cfg.heads)
-        q = (query @ kernel[:, :dim] + bias[:dim]).reshape(heads) / math.sqrt(heads[-1])
-        kv = x @ kernel[:, dim:] + bias[dim:]
+        q = (query @ kernel[:, :dim] + bias[None, None, :dim]).reshape(heads) / math.sqrt(heads[-1])
+        kv = x @ kernel[:, dim:] + bias[None, None, dim:]
         k, v = kv[..., :dim].reshape(heads), kv[..., dim:].reshape(heads)
 
         logits = jnp.einsum("bqhd,bkhd->bhqk", q, k)
-        causal = np.tril(np.ones((time, time), bool))
+        causal = np.tril(np.ones((1, 1, time, time), bool))
         logits = jnp.where(causal, logits, -jnp.inf)
         dropout = Dropout(cfg.dropout, name="dropout")
         if pads == 0:
@@ -156,32 +158,27 @@ class Block(nn.Module):
     """One SASRec block."""
 
     config: SASRecConfig
+    deterministic: bool
 
     @nn.compact
-    def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"], deterministic: bool
-    ) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> tuple[Float[Array, "B T D"], None]:
         """``mask`` is True at items; padding leaves the block as zeros."""
         query = _layer_norm("attention_norm")(x)
-        x = query + Attention(self.config, name="attention")(query, x, deterministic)
+        x = query + Attention(self.config, name="attention")(query, x, self.deterministic)
         x = _layer_norm("feed_forward_norm")(x)
-        x = FeedForward(self.config, name="feed_forward")(x, deterministic)
-        return x * mask[..., None]
+        x = FeedForward(self.config, name="feed_forward")(x, self.deterministic)
+        return jnp.where(mask[..., None], x, 0.0), None
 
 
 class SASRec(nn.Module):
-    """The sequence model: a hidden state at each position, to be dotted with item vectors."""
+    """The sequence model: a hidden state at each position, to be dotted with item vectors.
+
+    The blocks' parameters are stacked on axis 0 and the blocks run under a scan, which halves the time to compile.
+    """
 
     config: SASRecConfig
 
-    def setup(self) -> None:
-        cfg = self.config
-        self.item_embedding = self.param("item_embedding", xavier_normal, (cfg.num_items + 1, cfg.dim))
-        self.position_embedding = self.param("position_embedding", xavier_normal, (cfg.max_length, cfg.dim))
-        self.embedding_dropout = Dropout(cfg.dropout)
-        self.block = [Block(cfg) for _ in range(cfg.blocks)]
-        self.final_norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
-
+    @nn.compact
     def __call__(self, items: Int[Array, "B T"], deterministic: bool = True) -> Float[Array, "B T D"]:
         """Hidden states, each a representation of the user after the items up to there.
 
@@ -194,27 +191,36 @@ class SASRec(nn.Module):
         time = items.shape[1]
         if not 1 <= time <= cfg.max_length:
             raise ValueError(f"{time} columns; SASRec takes 1 to {cfg.max_length}")
+        item_embedding = self.param("item_embedding", xavier_normal, (cfg.num_items + 1, cfg.dim))
+        position_embedding = self.param("position_embedding", xavier_normal, (cfg.max_length, cfg.dim))
         mask = items != 0
-        x = self.item_embedding[items] * math.sqrt(cfg.dim) + self.position_embedding[cfg.max_length - time :]
-        x = self.embedding_dropout(x, deterministic) * mask[..., None]
-        for block in self.block:
-            x = block(x, mask, deterministic)
-        return self.final_norm(x)
+        x = item_embedding[items] * math.sqrt(cfg.dim) + position_embedding[None, cfg.max_length - time :]
+        x = jnp.where(mask[..., None], Dropout(cfg.dropout, name="embedding_dropout")(x, deterministic), 0.0)
+        blocks = nn.scan(
+            Block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=nn.broadcast,
+            length=cfg.blocks,
+        )
+        x, _ = blocks(cfg, deterministic, name="blocks")(x, mask)
+        return _layer_norm("final_norm")(x)
 
-    def logits(self, hidden: Float[Array, "*S D"], items: Int[Array, "*S"]) -> Float[Array, "*S"]:
-        """Dot product of each hidden state with the raw embedding of the item beside it."""
-        return jnp.sum(hidden * self.item_embedding[items], axis=-1)
+
+def logits(params: Any, hidden: Float[Array, "*S D"], items: Int[Array, "*S"]) -> Float[Array, "*S"]:
+    """Dot product of each hidden state with the raw embedding of the item beside it."""
+    return jnp.sum(hidden * params["item_embedding"][items], axis=-1)
 
 
 def init_params(config: SASRecConfig, key: jax.Array) -> dict[str, Any]:
     """Initial parameters: Xavier-normal for every matrix, the padding row included; torch's defaults elsewhere."""
-    return SASRec(config).init(key, jnp.zeros((1, config.max_length), jnp.int32))["params"]
+    return jax.jit(SASRec(config).init)(key, jnp.zeros((1, config.max_length), jnp.int32))["params"]
 
 
 @partial(jax.jit, static_argnums=0)
 def _last_hidden(model: SASRec, params: Any, items: Int[Array, "B T"], key: jax.Array | None) -> Float[Array, "B D"]:
     rngs = None if key is None else {"dropout": key}
-    return model.apply({"params": params}, items, deterministic=key is None, rngs=rngs)[:, -1]
+    return jnp.asarray(model.apply({"params": params}, items, deterministic=key is None, rngs=rngs))[:, -1]
 
 
 @jax.jit
@@ -254,7 +260,7 @@ class SASRecCF:
         return np.asarray(self.params["item_embedding"])
 
     def user_vectors(
-        self, users: Any, items: Int[Array, "B T"], *, key: jax.Array | None = None
+        self, users: Any, items: Int[Array | np.ndarray, "B T"], *, key: jax.Array | None = None
     ) -> Float[Array, "B D"]:
         """The last hidden state of each row; ``users`` is not used, and of longer rows the last ``max_length`` count.
 
@@ -262,7 +268,9 @@ class SASRecCF:
         """
         return _last_hidden(self.model, self.params, jnp.asarray(items)[:, -self.config.max_length :], key)
 
-    def score(self, users: Any, items: Int[Array, "B T"], candidates: Int[Array, "B K"]) -> Float[Array, "B K"]:
+    def score(
+        self, users: Any, items: Int[Array | np.ndarray, "B T"], candidates: Int[Array | np.ndarray, "B K"]
+    ) -> Float[Array, "B K"]:
         """Dot products of the users with their candidates' vectors."""
         return _scores(self.user_vectors(users, items), self.params["item_embedding"], jnp.asarray(candidates))
 

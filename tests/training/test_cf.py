@@ -1,0 +1,252 @@
+"""CF training: what is sampled, what is learnt, and that an interruption changes nothing."""
+
+import dataclasses
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from allmrec_jax.data.dataset import write_dataset
+from allmrec_jax.errors import UserError
+from allmrec_jax.models.cf.protocol import ArrayCF, load_cf
+from allmrec_jax.models.cf.sasrec import SASRec, SASRecConfig, init_params
+from allmrec_jax.training import cf
+from allmrec_jax.training.cf import CFSettings, CFState
+
+SETTINGS = CFSettings(
+    dim=16, blocks=1, max_length=12, dropout=0.1, learning_rate=1e-2, batch_size=32, epochs=12, buckets=2,
+    evaluate_every=2, patience=0, validation_negatives=20,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def standard_promotion():
+    """Adam's bias correction in optax raises a float to an integer count, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def make_dataset(path, sequences, items):
+    return write_dataset(
+        path,
+        name="planted",
+        items=np.concatenate(sequences),
+        offsets=np.cumsum([0, *map(len, sequences)]),
+        titles=[f"item {item}" for item in range(1, items + 1)],
+        descriptions=[""] * items,
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """300 users who walk through 60 items in steps of one, two or three, from a popular beginning."""
+    rng = np.random.default_rng(0)
+    sequences = []
+    for _ in range(300):
+        steps = rng.choice([1, 2, 3], size=rng.integers(4, 12), p=[0.7, 0.2, 0.1])
+        sequences.append((rng.integers(0, 20) + np.cumsum(steps)) % 60 + 1)
+    sequences += [np.array([5]), np.array([7, 8])]
+    return make_dataset(tmp_path_factory.mktemp("planted"), sequences, 60)
+
+
+@pytest.fixture(scope="module")
+def run(dataset, tmp_path_factory):
+    return cf.train_cf(dataset, SETTINGS, 0, tmp_path_factory.mktemp("checkpoints"), quiet=True)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_widths_waste_the_least(count):
+    lengths = np.random.default_rng(count).integers(1, 12, 50)
+
+    def cells(widths):
+        return sum(min(width for width in widths if width >= length) for length in lengths)
+
+    top = int(lengths.max())
+    choices = [(*lower, top) for n in range(count) for lower in itertools.combinations(range(1, top), n)]
+    widths = cf.choose_widths(lengths, count, 20)
+    assert len(widths) <= count and widths[-1] == top
+    assert cells(widths) == min(map(cells, choices))
+    assert cf.choose_widths(lengths, 1, 20) == [20]
+
+
+def test_training_data_holds_training_items_only(dataset):
+    data = cf.load_train_data(dataset, SETTINGS)
+    assert len(data.buckets) == 2
+    seen = []
+    for bucket in data.buckets:
+        for row, start, end in zip(*map(np.asarray, bucket), strict=True):
+            taken = np.asarray(data.taken)[start:end]
+            items = set((taken + 1 + np.arange(len(taken))).tolist())
+            assert items >= set(row[row > 0].tolist())
+            seen.append((tuple(row[row > 0].tolist()), frozenset(items)))
+    users = [user for user in range(dataset.num_users) if len(dataset.train_sequence(user)) >= 2]
+    expected = [dataset.train_sequence(user) for user in users]
+    assert len(users) == 301, "the user with one item has nothing to predict"
+    assert sorted(seen) == sorted((tuple(items.tolist()[-13:]), frozenset(items.tolist())) for items in expected)
+
+
+def test_negatives_are_uniform_over_what_the_user_has_not_got():
+    taken_items = [[1, 2, 9], [5], [10]]
+    taken = np.concatenate([np.array(items) - 1 - np.arange(len(items)) for items in taken_items])
+    start, end = jnp.array([0, 3, 4]), jnp.array([3, 4, 5])
+    drawn = np.asarray(cf.draw_negatives(jax.random.key(0), jnp.asarray(taken), start, end, 10, 20_000))
+    for items, row in zip(taken_items, drawn, strict=True):
+        counts = np.bincount(row, minlength=11)
+        free = sorted(set(range(1, 11)) - set(items))
+        assert counts.sum() == counts[free].sum(), "nothing taken, no padding"
+        expected = 20_000 / len(free)
+        # Five standard deviations of a multinomial count.
+        assert np.abs(counts[free] - expected).max() < 5 * np.sqrt(expected)
+
+
+def test_an_epoch_meets_each_user_once(dataset):
+    data = cf.load_train_data(dataset, SETTINGS)
+    steps = cf.steps_per_epoch(data, SETTINGS, dataset.num_users)
+    assert steps == 10  # ⌈301 / 32⌉
+    total = 0
+    for index, bucket in enumerate(data.buckets):
+        users = len(bucket.tokens)
+        rows = np.asarray(cf.batch_rows(jax.random.key(index), users, 301, steps, SETTINGS))
+        assert sorted(rows[rows < users].tolist()) == list(range(users))
+        assert not np.array_equal(np.sort(rows.ravel()), rows.ravel())
+        total += rows.shape[1]
+    assert total <= 34, "a batch has its 32 users, and at most one empty row for each bucket"
+
+
+def test_official_draws_with_replacement(dataset):
+    official = cf.PRESETS["official"]
+    data = cf.load_train_data(dataset, official)
+    assert [bucket.tokens.shape for bucket in data.buckets] == [(301, 51)]
+    assert cf.steps_per_epoch(data, official, dataset.num_users) == 302 // 128
+    rows = np.asarray(cf.batch_rows(jax.random.key(0), 301, 301, 2, official))
+    assert rows.shape == (2, 128) and rows.max() < 301
+    assert len(np.unique(rows)) < rows.size
+
+
+@pytest.mark.parametrize("width", [4, 7])
+def test_loss_is_the_official_one_at_every_width(width):
+    config = SASRecConfig(9, 8, 1, 1, 7, dropout=0.0)
+    params = init_params(config, jax.random.key(0))
+    model = SASRec(config)
+    # A user who has all items but the sixth, so that every negative is the sixth.
+    items = np.array([1, 2, 3, 4, 5, 7, 8, 9])
+    taken = jnp.asarray(items - 1 - np.arange(8), jnp.int32)
+    tokens = np.zeros((2, width + 1), np.int32)
+    tokens[0, -4:], tokens[1, -2:] = [3, 9, 1, 4], [7, 8]
+    bucket = cf.Bucket(jnp.asarray(tokens), jnp.array([0, 0]), jnp.array([8, 8]))
+    with jax.numpy_dtype_promotion("strict"):
+        total, count = jax.jit(cf.bucket_loss, static_argnums=0)(model, params, bucket, taken, jax.random.key(1))
+
+    inputs = np.zeros((2, 7), np.int32)
+    inputs[0, -3:], inputs[1, -1:] = [3, 9, 1], [7]
+    hidden = np.asarray(model.apply({"params": params}, jnp.asarray(inputs)))[inputs > 0]
+    table = np.asarray(params["item_embedding"])
+    positive = torch.tensor((hidden * table[[9, 1, 4, 8]]).sum(-1))
+    negative = torch.tensor((hidden * table[6]).sum(-1))
+    bce = torch.nn.BCEWithLogitsLoss()
+    expected = bce(positive, torch.ones(4)) + bce(negative, torch.zeros(4))
+    assert count == 4
+    np.testing.assert_allclose(total / count, expected.item(), rtol=1e-5)  # float32 rounding of four terms
+
+
+def test_epoch_donates_its_state_and_nothing_else(dataset):
+    config = SASRecConfig(60, 16, 1, 1, 12, 0.1)
+    params = init_params(config, jax.random.key(0))
+    state = CFState(params, cf.make_optimizer(SETTINGS).init(params))
+    data = cf.load_train_data(dataset, SETTINGS)
+    cf.train_epoch(SASRec(config), SETTINGS, 10, state, data, jax.random.key(0))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(data))
+
+
+def test_it_learns_what_popularity_cannot(dataset, run):
+    model = load_cf(run, dataset)
+    users = dataset.users_with("test")
+    histories, targets = dataset.history(users, "test", 12)
+    rng = np.random.default_rng(1)
+    negatives = [
+        rng.choice(np.setdiff1d(np.arange(1, 61), dataset.sequence(user)), 19, replace=False) for user in users
+    ]
+    candidates = np.concatenate([targets[:, None], negatives], axis=1)
+
+    def hits(scores):
+        return np.all(scores[:, :1] > scores[:, 1:], axis=1).astype(float)
+
+    difference = hits(np.asarray(model.score(users, histories, candidates))) - hits(dataset.train_count[candidates])
+    error = difference.std() / np.sqrt(len(users))
+    assert difference.mean() > 3 * error
+    assert difference.mean() > 0.2
+
+
+def test_export_is_the_chosen_epoch_at_every_cut(dataset, run):
+    model = load_cf(run, dataset)
+    best = json.loads((run / "best").read_text())
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scores = {line["step"]: line["valid/ndcg@10"] for line in lines if "valid/ndcg@10" in line}
+    assert list(scores) == [2, 4, 6, 8, 10, 12]
+    assert best["step"] == max(scores, key=scores.__getitem__) == json.loads((run / "DONE").read_text())["epoch"]
+    arrays = load_cf(run / "export", dataset)
+    assert isinstance(arrays, ArrayCF)
+    np.testing.assert_array_equal(arrays.item_vectors(), model.item_vectors())
+    for cut in ("train", "valid", "test"):
+        users = dataset.users_with(cut)
+        histories, _ = dataset.history(users, cut, 12)
+        # Other widths of the same rows: rounding only.
+        np.testing.assert_allclose(
+            arrays.at(cut).user_vectors(users, histories), model.user_vectors(users, histories), atol=1e-5
+        )
+    evaluate = cf.make_validation(SASRec(model.config), dataset, SETTINGS, 0)
+    found = evaluate(CFState(model.params, None))
+    assert found == pytest.approx(best["metrics"], abs=1e-6)
+
+
+def test_resume_ends_where_the_unbroken_run_does(dataset, run, tmp_path, monkeypatch):
+    whole_epoch, started = cf.train_epoch, []
+
+    def broken(*args):
+        if len(started) == 7:
+            raise KeyboardInterrupt
+        started.append(args)
+        return whole_epoch(*args)
+
+    monkeypatch.setattr(cf, "train_epoch", broken)
+    with pytest.raises(KeyboardInterrupt):
+        cf.train_cf(dataset, SETTINGS, 0, tmp_path, quiet=True)
+    monkeypatch.setattr(cf, "train_epoch", whole_epoch)
+    resumed = cf.train_cf(dataset, SETTINGS, 0, tmp_path, resume=True, quiet=True)
+    assert resumed.name == run.name
+    for file in ("export/params.safetensors", "export/users_test.npy", "best", "metrics.jsonl"):
+        assert (resumed / file).read_bytes() == (run / file).read_bytes(), file
+
+
+def test_a_finished_run_is_used_as_it_is(dataset, run, monkeypatch):
+    monkeypatch.setattr(cf, "train_epoch", None)
+    assert cf.train_cf(dataset, SETTINGS, 0, run.parents[2], quiet=True) == run
+
+
+def test_the_last_epoch_is_a_setting(dataset, tmp_path, monkeypatch):
+    settings = dataclasses.replace(SETTINGS, epochs=1, choose="last")
+    whole_epoch = cf.train_epoch
+    # The settings that differ decide nothing inside an epoch: no need to compile again.
+    monkeypatch.setattr(cf, "train_epoch", lambda model, settings, *args: whole_epoch(model, SETTINGS, *args))
+    done = cf.train_cf(dataset, settings, 0, tmp_path, quiet=True)
+    assert not (done / "best").exists()
+    assert json.loads((done / "DONE").read_text())["epoch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sequences", "items", "message"),
+    [
+        ([[1, 2, 3], [2, 3, 1]], 5, "two training items"),
+        ([[1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 1, 2]], 5, "user 1 has met all 5 items"),
+        ([[1, 2], [2, 3]], 5, "--choose last"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_refused(tmp_path, sequences, items, message):
+    tiny = make_dataset(tmp_path / "data", [np.array(row) for row in sequences], items)
+    with pytest.raises(UserError, match=message):
+        cf.train_cf(tiny, SETTINGS, 0, tmp_path / "checkpoints", quiet=True)
