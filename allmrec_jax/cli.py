@@ -73,7 +73,9 @@ evaluate = LazyGroup(
     short_help="measure trained systems; never trains",
     help="Measure trained systems, all on the same seeded candidates. Never trains.",
     lazy={"overall": ("allmrec_jax.eval.overall", "all test users on one candidate file (Table 1)")},
-    examples=("allmrec eval overall --data data/movies --runs checkpoints/movies/stage2/* --out runs/movies",),
+    examples=(
+        "allmrec eval overall --data data/movies --runs checkpoints/movies/stage2/0a1b2c3d4e5f --out runs/movies",
+    ),
 )
 
 experiment = LazyGroup(

@@ -18,7 +18,7 @@ PROGRAMS = [
 
 def run(capsys, *arguments):
     """Exit code, standard output and standard error of one command line."""
-    code: str | int | None = 0
+    code = 0
     try:
         cli.main(list(arguments))
     except SystemExit as stop:

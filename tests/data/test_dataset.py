@@ -82,7 +82,7 @@ def test_user_without_that_cut_is_refused(tmp_path):
     with pytest.raises(ValueError, match="user 1"):
         data.history(np.array([0, 1]), "test", 3)
     with pytest.raises(ValueError, match="unknown cut"):
-        data.users_with("tset")  # type: ignore[arg-type]
+        data.users_with("tset")
 
 
 def test_slices_take_the_ends_of_the_counts_with_ties_by_index():
