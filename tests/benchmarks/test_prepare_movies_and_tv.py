@@ -15,6 +15,9 @@ def test_benchmark_writes_what_it_measured(tmp_path):
     result = json.loads(out.read_text())
     assert result["reviews"] == 3000
     assert 0 < result["data_set"]["interactions"] < 3000
-    assert 0.01 < result["prepare_peak_gib"] < result["limits"]["prepare_peak_gib"]
-    assert result["load_seconds"] >= 0 and result["prepare_seconds"] > 0
+    assert 0.01 < result["prepare"]["peak_gib"] < result["prepare"]["limit_peak_gib"]
+    assert result["load"]["seconds"] > 0
+    subprocess.run([*command, "--load-only"], capture_output=True, text=True)
+    again = json.loads(out.read_text())
+    assert again["prepare"] == result["prepare"] and again["load"] != result["load"]
     assert (tmp_path / "Movies_and_TV.json.gz").stat().st_size == result["gzipped_bytes"]
