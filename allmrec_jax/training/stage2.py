@@ -39,6 +39,7 @@ from allmrec_jax.settings import setting
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
 from allmrec_jax.training.run import Run, find_upstream, load_run, require_upstream
+from allmrec_jax.training.stage1 import Stage1Export, load_stage1
 
 CF_HISTORY = 50
 """Items of a history that the CF model is shown; its own limit may be lower."""
@@ -164,7 +165,7 @@ def make_step(llm: OPT, optimizer: optax.GradientTransformation, accumulation: i
         metrics = {
             "loss": loss / tokens,
             "exact": metrics["exact"] / len(batch.prompts.ids),
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
         }
         return Stage2State(optax.apply_updates(state.params, updates), opt_state), metrics
 
@@ -269,14 +270,16 @@ class Sampler:
         return np.where(inside, self.dataset.items[np.where(inside, columns, 0)], 0).astype(np.int32)
 
 
-def item_latents(stage1: Any, kind: str, seed: int) -> Float[np.ndarray, "N+1 Dj"] | None:
+def item_latents(
+    stage1: Stage1Export, kind: Literal["joint", "text", "random", "none"], seed: int
+) -> Float[np.ndarray, "N+1 Dj"] | None:
     """What stands behind titles, see :attr:`Stage2Settings.item_vectors`.
 
     ``random`` is normal noise with the joint embeddings' mean and deviation, the same in training and evaluation.
     """
     if kind == "none":
         return None
-    if kind != "random":
+    if kind == "joint" or kind == "text":
         return np.asarray(stage1.item_latents(kind), np.float32)
     joint = np.asarray(stage1.item_latents("joint"), np.float32)
     noise = numpy_rng(seed, "stage2/random-items").standard_normal(joint.shape)
@@ -311,8 +314,6 @@ def train_stage2(
     Raises:
         UserError: an upstream does not match, or as the parts raise it.
     """
-    from allmrec_jax.training.stage1 import load_stage1
-
     if settings.batch_size % settings.accumulation:
         raise UserError(f"accumulation {settings.accumulation} does not divide the batch size {settings.batch_size}")
     cf = load_cf(cf_path, dataset)
@@ -451,7 +452,7 @@ class Stage2Export:
     llm: str
     params: Any
 
-    def latents(self, stage1: Any) -> Float[np.ndarray, "N+1 Dj"] | None:
+    def latents(self, stage1: Stage1Export) -> Float[np.ndarray, "N+1 Dj"] | None:
         """The item vectors of training, from the loaded stage 1."""
         return item_latents(stage1, self.settings.item_vectors, self.about["seed"])
 
