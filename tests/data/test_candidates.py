@@ -50,6 +50,12 @@ def test_sets_follow_the_rules(dataset, cut):
     assert np.array_equal(made.candidates[np.arange(len(made.users)), made.target_column], made.target)
 
 
+def test_titles_that_differ_in_case_or_white_space_only_are_one(dataset):
+    kinds = title_groups(dataset.titles)
+    assert len(set(kinds[1:6])) == 1
+    assert len(set(kinds)) == 1 + 1 + ITEMS - 5  # padding, the shared title, the others
+
+
 def test_the_target_has_no_favourite_place(dataset):
     columns = np.concatenate([make_candidates(dataset, seed=seed).target_column for seed in range(40)])
     counts = np.bincount(columns, minlength=20)

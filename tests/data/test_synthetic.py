@@ -114,6 +114,15 @@ def test_files_have_repeated_lines_and_ties(raw, datasets):
     assert review["unixReviewTime"] % 86_400 == 0
 
 
+def test_nobody_buys_twice_or_before_release(raw):
+    oracle = load_oracle(raw / "oracle.npz")
+    history, release = oracle.history, oracle.catalogue.release
+    assert np.all(history.day >= release[history.item])
+    for start, end in zip(history.offsets[:-1], history.offsets[1:], strict=True):
+        assert len(set(history.item[start:end].tolist())) == end - start
+        assert np.all(np.diff(history.day[start:end]) >= 0)
+
+
 def test_tastes_drift(raw):
     oracle = load_oracle(raw / "oracle.npz")
     before, after = oracle.history.favourites[:-1], oracle.history.favourites[1:]
