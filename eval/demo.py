@@ -126,7 +126,7 @@ def show(out: Path, steps: list[Step], page: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 132)
     table = Table("step", title="Time and memory", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("seconds", "peak MiB"):
         table.add_column(heading, justify="right")

@@ -41,7 +41,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str,
     monkeypatch.setattr(demo, "run_step", record)
     told = CliRunner().invoke(demo.command, ["--out", str(tmp_path), "--data-seed", "7", "--seed", "3"])
     assert told.exit_code == 0, (told.output, told.exception)
-    assert "0.500 (0.400 to 0.600)" in told.output
+    assert "0.500 (0.40 to 0.60)" in told.output
     assert "run-of-report" in told.output
     return lines
 
