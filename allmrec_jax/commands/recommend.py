@@ -17,6 +17,7 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="The data set trained on.")
 @click.option("--run", type=click.Path(path_type=Path), required=True, help="A finished `train stage2` run.")
+@click.option("--cf", type=click.Path(path_type=Path), help="The CF run or arrays, if not found beside the run.")
 @click.option("--user", help="Id of a user of the data set.")
 @click.option("--item", "history", multiple=True, help="Id or title of an item of a history, oldest first; repeat.")
 @click.option("--items", type=click.Path(path_type=Path), help='New items, JSON lines: {"id", "title", "description"}.')
@@ -27,6 +28,7 @@ Examples:
 def command(
     data: Path,
     run: Path,
+    cf: Path | None,
     user: str | None,
     history: tuple[str, ...],
     items: Path | None,
@@ -50,7 +52,7 @@ def command(
 
     dataset = load_dataset(data)
     number = None if user is None else find_user(dataset, user)
-    recommender = load_recommender(dataset, run, read_new_items(items) if items else (), llm=llm)
+    recommender = load_recommender(dataset, run, read_new_items(items) if items else (), cf=cf, llm=llm)
     find = recommender.catalogue.find
     past = [find(name) for name in history] if number is None else dataset.sequence(number).tolist()
     found = recommender.recommend(past, user=number, count=count, retrieve=retrieve)

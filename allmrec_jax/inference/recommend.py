@@ -248,7 +248,7 @@ class Recommender:
 
 
 def load_recommender(
-    dataset: Dataset, run: Path, new: Sequence[NewItem] = (), *, llm: str | None = None
+    dataset: Dataset, run: Path, new: Sequence[NewItem] = (), *, cf: Path | None = None, llm: str | None = None
 ) -> Recommender:
     """A trained A-LLMRec over the data set's items and ``new`` ones.
 
@@ -256,14 +256,15 @@ def load_recommender(
         dataset: what it was trained on.
         run: a ``train stage2`` run; stage 1 and the CF model are found beside it.
         new: items that no training has seen.
+        cf: where the CF run is, or the user's own arrays, if not beside ``run``.
         llm: where the language model is now, if not where it was in training.
 
     Raises:
         UserError: the run is unfinished or of another data set, or what it was built on is missing or another.
     """
     catalogue = Catalogue.of(dataset, new)
-    sources = Sources(dataset, [run], EvaluationSettings())
-    stage1, stage2, cf = sources.stage1, sources.stage2, sources.cf
+    sources = Sources(dataset, [run, *([cf] if cf else [])], EvaluationSettings())
+    stage1, stage2, model = sources.stage1, sources.stage2, sources.cf
     added = np.zeros((len(new), stage1.text.shape[1]), np.float32)
     if new:
         titles, descriptions = [item.title for item in new], [item.description for item in new]
@@ -273,14 +274,14 @@ def load_recommender(
     texts = np.concatenate([stage1.text, added])
     return Recommender(
         catalogue,
-        cf,
+        model,
         stage2.recommender(
             catalogue.titles,
             None if latents is None else np.concatenate([latents, added]),
             llm=llm,
             batch_size=1,
         ),
-        decoded=np.asarray(Linear(cf.dim).apply({"params": stage1.params["item_decoder"]}, texts)),
+        decoded=np.asarray(Linear(model.dim).apply({"params": stage1.params["item_decoder"]}, texts)),
         trained=np.concatenate([stage1.trained, np.zeros(len(new), bool)]),
     )
 

@@ -41,8 +41,10 @@ METRICS = {
 
 SLICES = {"all": "All users", "warm": "Warm items", "cold": "Cold items"}
 SCENARIOS = {"overall": "all test users"}
-LEFT_OUT = {"gradient_norm", "hit@3", "hit@5", "hit@10", "ndcg@5", "mrr"}
-"""Logged, but no curve of their own: others say the same."""
+LEFT_OUT = {"gradient_norm", "rec_accuracy", "hit@3", "hit@5", "hit@10", "ndcg@5", "mrr"} | {
+    f"valid/{part}" for part in ("match", "item_recon", "text_recon", "rec")
+}
+"""Logged, but without a curve of their own: others say nearly the same."""
 
 STAGES = {
     "cf": "Collaborative filtering",
@@ -253,7 +255,9 @@ def _training(directory: Path) -> dict[str, Any]:
     about = load_run(directory)
     lines = read_lines(directory / "metrics.jsonl")
     name = STAGES.get(about["kind"], about["kind"])
-    names = dict.fromkeys(key for line in lines for key in line if key != "step" and key.split("/")[-1] not in LEFT_OUT)
+    names = dict.fromkeys(
+        key for line in lines for key in line if key != "step" and not {key, key.split("/")[-1]} & LEFT_OUT
+    )
     drawn = []
     for key in names:
         points = [(line["step"], line[key]) for line in lines if key in line]

@@ -1,0 +1,170 @@
+"""`allmrec recommend` on a real, tiny A-LLMRec: every stage trained for a step or two."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_llm
+
+from allmrec_jax import cli
+from allmrec_jax.convert.opt import save_opt
+from allmrec_jax.convert.sentence_transformers import save_sentence_encoder
+from allmrec_jax.data.dataset import Dataset, write_dataset
+from allmrec_jax.inference.recommend import NewItem, load_recommender
+from allmrec_jax.training.cf import CFSettings, train_cf
+from allmrec_jax.training.sbert_nano import SbertNanoSettings, new_encoder
+from allmrec_jax.training.stage1 import Stage1Settings, load_stage1, train_stage1
+from allmrec_jax.training.stage2 import Stage2Settings, train_stage2
+
+ITEMS, USERS = 45, 24
+NEVER = ITEMS - 1
+"""An item that is nobody's training item."""
+
+
+@dataclass
+class Trained:
+    dataset: Dataset
+    stage1: Path
+    stage2: Path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    root = tmp_path_factory.mktemp("recommend")
+    rng = np.random.default_rng(0)
+    sequences = [rng.choice(np.arange(1, NEVER), 6, replace=False) for _ in range(USERS)]
+    sequences[0][-1] = NEVER
+    words = ("Red", "Moon", "Fox", "It", "Ghost Ship", "Saddle", "Spur", "Ship", "Deep")
+    dataset = write_dataset(
+        root / "data",
+        name="Tiny",
+        items=np.concatenate(sequences),
+        offsets=np.arange(USERS + 1) * 6,
+        titles=[f"{word} {number}" for number in range(5) for word in words],
+        descriptions=["of the galaxy"] * ITEMS,
+        users_raw=[f"U{number:02d}" for number in range(USERS)],
+        items_raw=[f"B{item:02d}" for item in range(1, ITEMS + 1)],
+    )
+    encoder = SbertNanoSettings(vocabulary=1000, hidden_size=16, layers=1, heads=2, max_length=32)
+    save_sentence_encoder(root / "sbert", new_encoder(encoder, 0))
+    llm, params = tiny_llm.model()
+    save_opt(root / "llm", llm.config, params, tiny_llm.tokenizer())
+    out = root / "out"
+    # Adam's bias correction in optax raises a float to an integer count, which strict promotion refuses.
+    with jax.numpy_dtype_promotion("standard"):
+        few = CFSettings(dim=8, blocks=1, epochs=1, buckets=1, choose="last", evaluate_every=0)
+        cf = train_cf(dataset, few, 0, out, quiet=True)
+        one = Stage1Settings(epochs=1, batch_size=USERS, latent_dim=12, validation_users=4, text_max_tokens=16)
+        stage1 = train_stage1(dataset, cf, root / "sbert", one, 0, out, quiet=True)
+        step = Stage2Settings(steps=1, batch_size=4, title_max_tokens=8, dtype="float32", choose="last")
+        stage2 = train_stage2(dataset, cf, stage1, root / "llm", step, 0, out, quiet=True)
+    return Trained(dataset, stage1, stage2)
+
+
+@pytest.fixture
+def recommend(trained: Trained, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[str, str, int]]:
+    """Runs the command and gives what it printed, its errors and its exit code."""
+
+    def call(*arguments: str | Path) -> tuple[str, str, int]:
+        line = ["recommend", "--data", trained.dataset.path, "--run", trained.stage2, *arguments]
+        code = 0
+        try:
+            cli.main([str(argument) for argument in line])
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        told = capsys.readouterr()
+        return told.out, told.err, code
+
+    return call
+
+
+def test_known_user(trained: Trained, recommend: Callable):
+    out, err, code = recommend("--user", "U03", "--json", "--count", "5")
+    assert code == 0, err
+    rows = json.loads(out)
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5]
+    seen = {trained.dataset.items_raw[item] for item in trained.dataset.sequence(3)}
+    assert not seen & {row["id"] for row in rows}
+    assert {row["id"] for row in rows} <= set(trained.dataset.items_raw)
+
+
+def test_the_same_history_by_id_and_title_gives_what_the_user_gets(trained: Trained, recommend: Callable):
+    user, _, _ = recommend("--user", "U03", "--json")
+    items = trained.dataset.sequence(3)
+    names = [trained.dataset.items_raw[item] if item % 2 else trained.dataset.titles[item].upper() for item in items]
+    history, err, code = recommend(*[part for name in names for part in ("--item", name)], "--json")
+    assert code == 0, err
+    assert json.loads(history) == json.loads(user)
+
+
+def test_new_items_take_part(recommend: Callable, tmp_path: Path):
+    path = tmp_path / "new.jsonl"
+    path.write_text('{"id": "new-1", "title": "[CandidateEmb] \\"Orbit\\"", "description": "of the galaxy"}\n')
+    out, err, code = recommend("--user", "U00", "--items", path, "--json", "--count", "45", "--retrieve", "45")
+    assert code == 0, err
+    row = next(row for row in json.loads(out) if row["new"])
+    assert (row["id"], row["title"]) == ("new-1", '[CandidateEmb] "Orbit"')
+    out, err, code = recommend("--item", '[candidateemb] "orbit"', "--items", path)
+    assert code == 0, err
+    assert 'After [CandidateEmb] "Orbit"' in out
+
+
+def test_vectors_of_new_and_untrained_items(trained: Trained):
+    recommender = load_recommender(
+        trained.dataset, trained.stage2, [NewItem("new-1", trained.dataset.titles[7], "of the galaxy")]
+    )
+    stage1 = load_stage1(trained.stage1)
+    assert np.flatnonzero(~recommender.trained)[-2:].tolist() == [NEVER, ITEMS + 1]
+    # The same text as item 7 gives the same vectors, but for the rounding of another batch shape.
+    np.testing.assert_allclose(recommender.decoded[-1], recommender.decoded[7], atol=1e-5)
+    assert recommender.llm.soft is not None
+    latents = np.asarray(recommender.llm.soft.latents)
+    np.testing.assert_allclose(latents[-1], stage1.text[7], atol=1e-5)
+    np.testing.assert_array_equal(latents[NEVER], stage1.text[NEVER])
+    np.testing.assert_array_equal(latents[7], stage1.joint[7])
+    layer = stage1.params["item_decoder"]
+    np.testing.assert_allclose(recommender.decoded[3], stage1.text[3] @ layer["kernel"] + layer["bias"], rtol=1e-5)
+
+
+def test_table(recommend: Callable):
+    out, err, code = recommend("--user", "U03", "--count", "3")
+    assert code == 0, err
+    assert "After 1 earlier items, " in out
+    assert "probability" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give either --user or at least one --item"),
+        (("--user", "U03", "--item", "B01"), "give either --user or at least one --item"),
+        (("--user", "U3"), "no user 'U3'; nearest: 'U03'"),
+        (("--item", "Ghost Shiq 1"), "no item has the id or title 'Ghost Shiq 1'; nearest: 'Ghost Ship 1'"),
+        (("--user", "U03", "--count", "30"), "--count 30 is more than --retrieve 20"),
+        (("--user", "U03", "--items", "absent.jsonl"), "absent.jsonl: cannot be read"),
+    ],
+)
+def test_bad_input_is_one_line(recommend: Callable, arguments: tuple[str, ...], message: str):
+    out, err, code = recommend(*arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_another_data_set_is_refused(trained: Trained, recommend: Callable, tmp_path: Path):
+    other = write_dataset(
+        tmp_path / "data",
+        name="Other",
+        items=np.arange(1, 7, dtype=np.int32),
+        offsets=np.array([0, 6]),
+        titles=list("abcdef"),
+        descriptions=[""] * 6,
+    )
+    _, err, code = recommend("--user", "0", "--data", other.path)
+    assert code == 2
+    assert "was trained on data set Tiny" in err
