@@ -144,7 +144,7 @@ def show(out: Path, steps: list[Step], page: str) -> None:
     for name, slices in systems.items():
         cells = [slices.get(part, {}).get(metric) for part, metric in columns]
         table.add_row(
-            name, *("" if cell is None else f"{cell[0]:.3f} ({cell[1]:.3f} to {cell[2]:.3f})" for cell in cells)
+            name, *("" if cell is None else f"{cell[0]:.3f} ({cell[1]:.2f} to {cell[2]:.2f})" for cell in cells)
         )
     console.print(table)
     console.print(f"Report: {page}")
