@@ -89,7 +89,9 @@ def curve(steps: Sequence[float], values: Sequence[float], alt: str, *, unit: st
     x = [sum(steps[cut]) / len(steps[cut]) for cut in bins]
     y = [sum(values[cut]) / len(values[cut]) for cut in bins]
     axes.plot(x, y, color=_TONES[tone], linewidth=1.6, marker="o" if len(x) < 30 else "", markersize=2.5)
-    axes.text(x[-1], y[-1], f" {y[-1]:.3g}", va="center", fontsize=8, color=_INK)
+    end = (x[-1], y[-1])
+    axes.annotate(f"{y[-1]:.3g}", end, (4, 0), textcoords="offset points", va="center", fontsize=8, color=_INK)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel(unit, fontsize=8, color=_SOFT)
     axes.margins(x=0.09)
     axes.grid(axis="y", color=_LINE, linewidth=0.6)

@@ -136,9 +136,9 @@ def _evaluation(directory: Path, data: Path | None, number: int) -> dict[str, An
         "examples": draw_examples(directory, results, data) if data else [],
         "steps": [_step(step) for step in times.get("steps", [])],
         "details": [
-            {"title": part.capitalize(), "tree": results[part]}
+            {"title": part.capitalize(), "tree": tree}
             for part in ("settings", "versions", "times")
-            if results.get(part)
+            if (tree := {key: value for key, value in results.get(part, {}).items() if key != "steps"})
         ],
     }
 
@@ -259,7 +259,7 @@ def _training(directory: Path) -> dict[str, Any]:
         key for line in lines for key in line if key != "step" and not {key, key.split("/")[-1]} & LEFT_OUT
     )
     drawn = []
-    for key in names:
+    for key in sorted(names, key=lambda key: key != "loss"):
         points = [(line["step"], line[key]) for line in lines if key in line]
         if len(points) < 2:
             continue
