@@ -51,7 +51,9 @@ class CFSettings:
     beta2: float = setting(0.98, "Adam's second moment decay")
     batch_size: int = setting(128, "users in a batch")
     epochs: int = setting(200, "epochs at most")
-    loss: Literal["bce"] = setting("bce", "binary cross-entropy with one uniform negative per position")
+    loss: Literal["bce", "softmax"] = setting(
+        "bce", "binary cross-entropy with one uniform negative per position, or cross-entropy over all items"
+    )
     sampling: Literal["each-once", "with-replacement"] = setting(
         "each-once", "users of an epoch: each once, or drawn with replacement as the official code does"
     )
@@ -66,8 +68,20 @@ class CFSettings:
 PRESETS = {
     "paper": CFSettings(),
     "official": CFSettings(sampling="with-replacement", buckets=1, choose="last", evaluate_every=20, patience=0),
-    "small": CFSettings(),
+    "small": CFSettings(
+        max_length=24,
+        dropout=0.3,
+        learning_rate=3e-3,
+        loss="softmax",
+        buckets=2,
+        epochs=20,
+        evaluate_every=2,
+        patience=3,
+    ),
 }
+"""``paper``: the paper's values, the epoch chosen on validation. ``official``: the public code's. ``small``: the embedded
+data in half a minute; the full softmax ends higher than BCE there (NDCG@10 0.50 against 0.48), and in a third of the
+epochs."""
 
 
 class Bucket(NamedTuple):
@@ -179,17 +193,27 @@ def draw_negatives(
 
 
 def bucket_loss(
-    model: SASRec, params: Any, bucket: Bucket, taken: Int[Array, "total"], key: jax.Array
+    model: SASRec,
+    loss: Literal["bce", "softmax"],
+    params: Any,
+    bucket: Bucket,
+    taken: Int[Array, "total"],
+    key: jax.Array,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Summed BCE of positives and negatives over the items of a batch from one bucket, and how many there are."""
+    """Summed loss over the positions with an item of a batch from one bucket, and how many there are."""
     dropout_key, negative_key = jax.random.split(key)
     inputs, positives = bucket.tokens[:, :-1], bucket.tokens[:, 1:]
-    negatives = draw_negatives(negative_key, taken, bucket.start, bucket.end, model.config.num_items, inputs.shape[1])
     mask = inputs != 0
-
     hidden = jnp.asarray(model.apply({"params": params}, inputs, deterministic=False, rngs={"dropout": dropout_key}))
-    loss = jax.nn.softplus(-logits(params, hidden, positives)) + jax.nn.softplus(logits(params, hidden, negatives))
-    return jnp.sum(jnp.where(mask, loss, 0.0)), jnp.sum(mask, dtype=jnp.float32)
+    likes = logits(params, hidden, positives)
+    if loss == "bce":
+        time, items = inputs.shape[1], model.config.num_items
+        negatives = draw_negatives(negative_key, taken, bucket.start, bucket.end, items, time)
+        losses = jax.nn.softplus(-likes) + jax.nn.softplus(logits(params, hidden, negatives))
+    else:
+        everything = jnp.einsum("btd,nd->btn", hidden, params["item_embedding"][1:])
+        losses = jax.nn.logsumexp(everything, axis=-1) - likes
+    return jnp.sum(jnp.where(mask, losses, 0.0)), jnp.sum(mask, dtype=jnp.float32)
 
 
 def make_optimizer(settings: CFSettings) -> optax.GradientTransformation:
@@ -230,7 +254,8 @@ def train_epoch(
         for index, (bucket, chosen) in enumerate(zip(data.buckets, batch, strict=True)):
             # Rows past the end are empty users: all padding, no loss.
             part = Bucket(*(a.at[chosen].get(mode="fill", fill_value=0) for a in bucket))
-            loss, count = bucket_loss(model, params, part, data.taken, jax.random.fold_in(key, index))
+            part_key = jax.random.fold_in(key, index)
+            loss, count = bucket_loss(model, settings.loss, params, part, data.taken, part_key)
             sums.append(loss)
             counts.append(count)
         return sum(sums) / jnp.maximum(sum(counts), 1.0)  # a tiny batch may be all empty users

@@ -127,6 +127,19 @@ def test_forward_and_gradients_match_torch(heads):
         np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=str(path))
 
 
+def test_layer_norm_epsilon_matches_torch():
+    module = torch_model(1)
+    with torch.no_grad():
+        # Inputs of variance 1e-7, where another epsilon than 1e-8 shows.
+        module.items.weight *= 3e-4
+        module.positions.weight *= 3e-4
+    inputs = left_padded([10, 4])
+    params = to_flax(module, lambda p: p.detach().numpy())
+    hidden = SASRec(SASRecConfig(ITEMS, DIM, 2, 1, LENGTH)).apply({"params": params}, jnp.asarray(inputs))
+    # Rounding of the tiny inputs, blown up by the norm to order 1; measured below 1e-5.
+    np.testing.assert_allclose(hidden, module(torch.tensor(inputs)).detach().numpy(), atol=1e-4)
+
+
 def test_initial_statistics():
     params = init_params(SASRecConfig(2000), jax.random.key(0))
     block = params["blocks"]

@@ -127,8 +127,8 @@ def test_official_draws_with_replacement(dataset):
     assert len(np.unique(rows)) < rows.size
 
 
-@pytest.mark.parametrize("width", [4, 7])
-def test_loss_is_the_official_one_at_every_width(width):
+@pytest.mark.parametrize(("loss", "width"), [("bce", 4), ("bce", 7), ("softmax", 4)])
+def test_loss_matches_torch_at_every_width(loss, width):
     config = SASRecConfig(9, 8, 1, 1, 7, dropout=0.0)
     params = init_params(config, jax.random.key(0))
     model = SASRec(config)
@@ -139,16 +139,20 @@ def test_loss_is_the_official_one_at_every_width(width):
     tokens[0, -4:], tokens[1, -2:] = [3, 9, 1, 4], [7, 8]
     bucket = cf.Bucket(jnp.asarray(tokens), jnp.array([0, 0]), jnp.array([8, 8]))
     with jax.numpy_dtype_promotion("strict"):
-        total, count = jax.jit(cf.bucket_loss, static_argnums=0)(model, params, bucket, taken, jax.random.key(1))
+        bucket_loss = jax.jit(cf.bucket_loss, static_argnums=(0, 1))
+        total, count = bucket_loss(model, loss, params, bucket, taken, jax.random.key(1))
 
     inputs = np.zeros((2, 7), np.int32)
     inputs[0, -3:], inputs[1, -1:] = [3, 9, 1], [7]
-    hidden = np.asarray(model.apply({"params": params}, jnp.asarray(inputs)))[inputs > 0]
-    table = np.asarray(params["item_embedding"])
-    positive = torch.tensor((hidden * table[[9, 1, 4, 8]]).sum(-1))
-    negative = torch.tensor((hidden * table[6]).sum(-1))
-    bce = torch.nn.BCEWithLogitsLoss()
-    expected = bce(positive, torch.ones(4)) + bce(negative, torch.zeros(4))
+    hidden = torch.tensor(np.asarray(model.apply({"params": params}, jnp.asarray(inputs)))[inputs > 0])
+    table = torch.tensor(np.asarray(params["item_embedding"]))
+    positives = torch.tensor([9, 1, 4, 8])
+    if loss == "bce":
+        bce = torch.nn.BCEWithLogitsLoss()
+        scores = (hidden * table[positives]).sum(-1)
+        expected = bce(scores, torch.ones(4)) + bce(hidden @ table[6], torch.zeros(4))
+    else:
+        expected = torch.nn.functional.cross_entropy(hidden @ table[1:].T, positives - 1)
     assert count == 4
     np.testing.assert_allclose(total / count, expected.item(), rtol=1e-5)  # float32 rounding of four terms
 
