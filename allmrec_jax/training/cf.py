@@ -79,9 +79,8 @@ PRESETS = {
         patience=3,
     ),
 }
-"""``paper``: the paper's values, the epoch chosen on validation. ``official``: the public code's. ``small``: the embedded
-data in half a minute; the full softmax ends higher than BCE there (NDCG@10 0.50 against 0.48), and in a third of the
-epochs."""
+"""``paper``: the paper's values, with the epoch chosen on validation. ``official``: the public code's. ``small``: the
+embedded data in half a minute; full softmax ends higher there than BCE does (NDCG@10 0.50 against 0.48)."""
 
 
 class Bucket(NamedTuple):
