@@ -8,6 +8,7 @@ makes of their text, ``f_I_dec(f_T_enc(Q_i))``: stage 1 trained it to score like
 import dataclasses
 import difflib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -80,12 +81,13 @@ class Catalogue:
     def of(cls, dataset: Dataset, new: Sequence[NewItem] = ()) -> "Catalogue":
         """The data set's items and ``new`` ones; :class:`UserError` if an id is there already."""
         raw_ids = [*dataset.items_raw, *(item.raw_id for item in new)]
-        if len(set(raw_ids)) < len(raw_ids):
-            seen = set(dataset.items_raw)
-            twice = next(item.raw_id for item in new if item.raw_id in seen or seen.add(item.raw_id))  # type: ignore[func-returns-value]
-            raise UserError(
-                f"new item {twice!r}: its id is taken in data set {dataset.name} or occurs twice; rename it"
-            )
+        count = Counter(raw_ids)
+        for item in new:
+            if count[item.raw_id] > 1:
+                where = (
+                    f"data set {dataset.name} has that id" if item.raw_id in dataset.items_raw else "it occurs twice"
+                )
+                raise UserError(f"new item {item.raw_id!r}: {where}; give it another id")
         return cls([*dataset.titles, *(item.title for item in new)], raw_ids, dataset.num_items)
 
     def find(self, name: str) -> int:

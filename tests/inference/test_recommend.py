@@ -178,9 +178,9 @@ def test_users_are_found_by_id(dataset: Dataset):
 
 
 def test_an_id_taken_is_refused(dataset: Dataset):
-    with pytest.raises(UserError, match="'B003'"):
+    with pytest.raises(UserError, match="'B003': data set small has that id"):
         Catalogue.of(dataset, [NewItem("B003", "Another")])
-    with pytest.raises(UserError, match="'x'"):
+    with pytest.raises(UserError, match="'x': it occurs twice"):
         Catalogue.of(dataset, [NewItem("x", "One"), NewItem("x", "Two")])
 
 
