@@ -61,7 +61,7 @@ def train(settings: OptNanoSettings, seed: int, out: Path, resume: bool = False,
             state, _ = train_loop(
                 run,
                 state,
-                make_step(model, settings),
+                make_step(model, settings, seed),
                 lambda step: make_batch(writer, settings, seed, step),
                 LoopSettings(settings.steps, log_every=10, save_every=SAVE_EVERY),
                 resume=resume,
@@ -99,7 +99,7 @@ soft tokens and writes the title that fits. Load it with transformers, or by the
 - **Data**: generated prompts alone (`allmrec_jax/data/list_tasks.py`): lists of titles made of the words in
   `allmrec_jax/data/lexicon.py` or of random tokens, slots that hold blends of word embeddings, and the title that
   answers. No interactions, no users, no real text.
-- **Start**: nine heads are constructed (`allmrec_jax/training/opt_nano.py`), the rest is noise;
+- **Start**: seven heads are constructed (`allmrec_jax/training/opt_nano.py`), the rest is noise;
   training moves all of it.
 - **Loss**: cross entropy of the answers' tokens.
 - **Settings**: seed {seed}, {values}.

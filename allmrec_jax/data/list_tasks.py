@@ -25,11 +25,19 @@ GENRE_QUESTION = ' in the previous. The favorite genres of this user are "'
 SKILLS: dict[str, float] = {"user": 0.5, "history": 0.1, "text": 0.25, "words": 0.05, "genre": 0.1}
 """What a sequence asks for, and how often:
 
-* ``user``: the candidate whose slot is nearest to the user's (dot product); several users ask about one list.
-* ``history``: the candidate whose slot is nearest to the mean of the history's slots; no user slot.
+* ``user``: a candidate, drawn by the likeness of its slot and the user's; several users ask about one list.
+* ``history``: the same for the mean of the history's slots; no user slot.
 * ``text``: no slots; the candidate that shares words or a theme with the history.
 * ``words``: a user slot, no item slots; the candidate whose words the user's blend is made of.
 * ``genre``: the themes that a history has in common.
+"""
+
+
+SHARPNESS = 16.0
+"""Slots s and t of one blend's norm: log P(candidate) = SHARPNESS · <s, t> + constant.
+
+Answers are drawn, not the most likely one taken, so that the model is as unsure as its slots are weak or alike. A model
+that is always sure gives projectors no gradient to begin with.
 """
 
 
@@ -55,6 +63,7 @@ class Batch(NamedTuple):
     answer: np.ndarray  # [M]
     weight: np.ndarray  # [M]
     first: np.ndarray  # [M], 1 for the first token of an answer
+    noise: np.ndarray  # [G], norm of what is added to a slot in a random direction, in norms of a blend
 
 
 class Shape(NamedTuple):
@@ -108,7 +117,9 @@ class TaskWriter:
     def batch(self, rng: np.random.Generator, shape: Shape, positions: int) -> Batch:
         """One step's arrays; each sequence starts at a random position, so that all of them are trained."""
         tasks = [self.task(rng, shape) for _ in range(shape.batch)]
-        return pack(tasks, shape, rng.integers(0, positions - shape.length + 1, shape.batch), self.pad)
+        batch = pack(tasks, shape, rng.integers(0, positions - shape.length + 1, shape.batch), self.pad)
+        batch.noise[:] = rng.uniform(0, 0.7) if rng.random() < 0.5 else 0
+        return batch
 
     def _write(self, rng: np.random.Generator, shape: Shape, skill: str, style: int) -> Task:
         slotless = skill in ("text", "words") or (skill == "genre" and rng.random() < 0.5)
@@ -139,14 +150,15 @@ class TaskWriter:
         if skill == "history":
             mean = others[rng.integers(count)]
             own = 0.8 * mean + 0.6 * own
-            target = int(np.argmax(others @ own.mean(0)))
+            target = int(_draw(rng, blend.scale**2 * own.mean(0, keepdims=True) @ others.T)[0])
             writer.start(None).list(history, blend.slots(own)).middle().list(candidates, blend.slots(others))
             writer.ask(candidates[target])
             return writer.task
         queries = int(rng.integers(1, shape.queries + 1))
         users = blend.users(rng, others, queries)
-        targets = np.argmax(users @ others.T, 1)
-        asked = blend.slots(users, math.exp(rng.uniform(-0.7, 0.7)))
+        scales = np.exp(rng.uniform(-2, 0.7, (queries, 1)))
+        targets = _draw(rng, scales * blend.scale * users @ others.T)
+        asked = blend.slots(scales * users, 1.0)
         writer.start(asked[0]).list(history, blend.slots(own)).middle().list(candidates, blend.slots(others))
         writer.ask(candidates[targets[0]])
         for slot, target in zip(asked[1:], targets[1:], strict=True):
@@ -291,6 +303,11 @@ class _Writer:
         return self
 
 
+def _draw(rng: np.random.Generator, likeness: np.ndarray) -> np.ndarray:
+    """One candidate for each row of likenesses [Q, K], see :data:`SHARPNESS`."""
+    return np.argmax(SHARPNESS * likeness + rng.gumbel(size=likeness.shape), axis=1)
+
+
 def pack(tasks: Sequence[Task], shape: Shape, offsets: np.ndarray, pad: int) -> Batch:
     """Tasks as arrays of the sizes that ``shape`` fixes."""
     rows, columns = len(tasks), shape.length
@@ -307,6 +324,7 @@ def pack(tasks: Sequence[Task], shape: Shape, offsets: np.ndarray, pad: int) -> 
         np.zeros(answers, np.int32),
         np.zeros(answers, np.float32),
         np.zeros(answers, np.float32),
+        np.zeros(slots, np.float32),
     )
     slot = answer = 0
     for row, task in enumerate(tasks):

@@ -1,11 +1,13 @@
 """Training of ``opt-nano``: an OPT small enough for a CPU that chooses from lists, from generated text alone.
 
 Its attention heads start from a construction instead of from noise, since copying and look-up, left to chance, take a
-small model most of its training to find. The construction uses nine heads of sixteen in four layers:
+small model most of its training to find. The construction uses seven heads of sixteen in four layers:
 
 * layer 0: look at the previous token; look at the quote that opened the title; look for the start of the candidates;
-* layer 1: fetch the user's vector (what the token before the latest ``</s>`` was);
-* layer 2: find the candidate slot nearest to it, and remember where its title began;
+* layer 1: fetch the user's vector (what the token before the latest ``</s>`` was); fetch a title's first token to its
+  slot;
+* layer 2: look at the candidate slots by their likeness to the user, write their first tokens, and remember where their
+  titles began;
 * layer 3: copy from that title the token that follows what has been written so far.
 
 Each reads and writes its own part of the hidden vector (:class:`Parts`). Training on :mod:`allmrec_jax.data.list_tasks`
@@ -50,7 +52,7 @@ class OptNanoSettings:
     vocabulary: int = setting(4096, "tokens, the 256 bytes among them")
     ffn_dim: int = setting(512, "width of the feed-forward layers")
     positions: int = setting(1024, "positions")
-    steps: int = setting(1500, "training steps")
+    steps: int = setting(700, "training steps")
     learning_rate: float = setting(1e-3, "peak learning rate of AdamW")
     weight_decay: float = setting(0.01, "AdamW's weight decay")
 
@@ -132,6 +134,7 @@ class Parts:
     USER = slice(145, 189)  # the user's content, without the markers
     START = slice(189, 221)  # position of the quote that opened this title
     CHOSEN = slice(221, 253)  # START of the chosen candidate
+    FIRST = slice(221, 249)  # at slots: the last 28 dimensions of the content of the title's first token
 
 
 HEAD = 64
@@ -178,6 +181,10 @@ def _construct(params: dict[str, Any], tokenizer: Any, rng: np.random.Generator)
     head.look_back(0, 2.0)
     head.prefer(END, 40 / gain)
     head.move(slice(Parts.PREVIOUS.start + 4, Parts.PREVIOUS.stop), Parts.USER, 1 / gain)
+    head = _Head(layers, 1, 1)
+    head.match(Parts.START, Parts.START, 2.2)
+    head.prefer(Parts.PREVIOUS.start + OPENER, 20 / gain)
+    head.move(slice(36, 64), Parts.FIRST, 1 / gain)
 
     gain = NORM_GAIN[2]
     head = _Head(layers, 2, 0)
@@ -186,6 +193,7 @@ def _construct(params: dict[str, Any], tokenizer: Any, rng: np.random.Generator)
     head.prefer(Parts.PREVIOUS.start + CLOSER, 14 / gain)
     head.prefer(END, -20 / gain)
     head.move(Parts.START, Parts.CHOSEN, 1 / gain)
+    head.move(Parts.FIRST, slice(36, 64), 2 / gain)
 
     gain = NORM_GAIN[3]
     head = _Head(layers, 3, 0)
@@ -226,7 +234,7 @@ class _Head:
         self.bias = layers["q_proj"]["bias"][layer][own]
         for matrix in (self.q, self.k, self.v, self.out):
             matrix[:] = 0
-        self.used = 0
+        self.used = self.moved = 0
 
     def _take(self, count: int) -> int:
         self.used += count
@@ -257,9 +265,11 @@ class _Head:
 
     def move(self, source: slice, destination: slice, gain: float) -> None:
         """Adds the source part of what is attended to the destination part."""
-        for i in range(source.stop - source.start):
-            self.v[source.start + i, i] = 1
-            self.out[i, destination.start + i] = gain
+        count = source.stop - source.start
+        for i in range(count):
+            self.v[source.start + i, self.moved + i] = 1
+            self.out[self.moved + i, destination.start + i] = gain
+        self.moved += count
 
 
 def make_optimizer(settings: OptNanoSettings) -> optax.GradientTransformation:
@@ -271,24 +281,28 @@ def make_optimizer(settings: OptNanoSettings) -> optax.GradientTransformation:
     )
 
 
-def answer_logits(model: OPT, params: Any, batch: Batch) -> Float[Array, "M V"]:
-    """Logits of the tokens asked for; blends stand in the slots."""
+def answer_logits(model: OPT, params: Any, batch: Batch, key: jax.Array) -> Float[Array, "M V"]:
+    """Logits of the tokens asked for; blends, and noise by ``key``, stand in the slots."""
     variables = {"params": params}
     rows, columns = batch.ids.shape
     embeds = model.apply(variables, batch.ids, method="embed")
     words = params["embed_tokens"]["embedding"][batch.slot_words]
     blends = jnp.einsum("gr,grd->gd", batch.slot_weights, words)
+    noise = jax.random.normal(key, blends.shape) * (CONTENT_NORM / math.sqrt(Parts.WIDTH))
+    blends = blends + batch.noise[:, None] * noise
     embeds = embeds.reshape(rows * columns, -1).at[batch.slot_at].set(blends, mode="drop").reshape(embeds.shape)
     hidden, _ = model.apply(variables, embeds, batch.offsets[:, None] + jnp.arange(columns))
     return model.apply(variables, hidden.reshape(rows * columns, -1)[batch.answer_at], method="logits")
 
 
-def make_step(model: OPT, settings: OptNanoSettings) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
+def make_step(
+    model: OPT, settings: OptNanoSettings, seed: int
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
     """The jitted step: cross entropy of the answers' tokens, a mean over the batch."""
     optimizer = make_optimizer(settings)
 
-    def loss(params: Any, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        logits = answer_logits(model, params, batch)
+    def loss(params: Any, batch: Batch, key: jax.Array) -> tuple[Array, dict[str, Array]]:
+        logits = answer_logits(model, params, batch, key)
         entropy = optax.softmax_cross_entropy_with_integer_labels(logits, batch.answer)
         right = logits.argmax(-1) == batch.answer
         later = batch.weight - batch.first
@@ -297,7 +311,8 @@ def make_step(model: OPT, settings: OptNanoSettings) -> Callable[[TrainState, Ba
         return mean, {"loss": mean, "chosen": chosen, "copied": copied}
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        grads, metrics = jax.grad(loss, has_aux=True)(state.params, batch)
+        key = jax_key(seed, "opt-nano noise", state.step)
+        grads, metrics = jax.grad(loss, has_aux=True)(state.params, batch, key)
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         return TrainState(optax.apply_updates(state.params, updates), optimizer_state, state.step + 1), metrics
 
@@ -319,7 +334,7 @@ def measure(
     Returns:
         by skill and kind of title, e.g. ``user/words``; ``text/…`` and the like by title alone.
     """
-    forward = jax.jit(lambda params, batch: answer_logits(model, params, batch).argmax(-1))
+    forward = jax.jit(lambda params, batch: answer_logits(model, params, batch, jax.random.key(0)).argmax(-1))
     results = {}
     for _, shape in SHAPES:
         for skill in SKILLS:

@@ -40,9 +40,13 @@ from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
 from allmrec_jax.training.run import Run, find_upstream, load_run, require_upstream
 from allmrec_jax.training.stage1 import Stage1Export, load_stage1
+from allmrec_jax.training.warm_start import warm_start
 
 CF_HISTORY = 50
 """Items of a history that the CF model is shown; its own limit may be lower."""
+
+WARM_START_BATCH = 128
+"""Samples of a warm-start step."""
 
 SAVE_EVERY = 500
 """Steps between checkpoints."""
@@ -60,6 +64,9 @@ class Stage2Settings:
     beta2: float = setting(0.98, "Adam's second moment decay, the official code's")
     schedule: Literal["constant", "cosine"] = setting("constant", "of the learning rate after the warm-up")
     warmup_steps: int = setting(0, "steps of linear warm-up")
+    warm_start_steps: int = setting(
+        0, "steps that bring the projectors near each other among the word embeddings before the LLM takes part"
+    )
     positions: Literal["last", "all"] = setting(
         "last", "targets: each training sequence's last item, or every item but the first (A-LLMRec_all)"
     )
@@ -88,6 +95,7 @@ PRESETS = {
         learning_rate=1e-3,
         schedule="cosine",
         warmup_steps=20,
+        warm_start_steps=300,
         positions="all",
         history_length=6,
         title_max_tokens=16,
@@ -112,6 +120,22 @@ class Frozen(NamedTuple):
 
     llm: Any
     latents: Float[Array, "N+1 Dj"] | None
+
+
+class Question(NamedTuple):
+    """Samples with their candidates.
+
+    Attributes:
+        users: [B] user indices.
+        histories: [B, T] items before the target, left-padded with 0.
+        targets: [B] items.
+        candidates: [B, K] items, the target among them.
+    """
+
+    users: Int[np.ndarray, "B"]
+    histories: Int[np.ndarray, "B T"]
+    targets: Int[np.ndarray, "B"]
+    candidates: Int[np.ndarray, "B K"]
 
 
 class Batch(NamedTuple):
@@ -225,9 +249,9 @@ class Sampler:
     def __len__(self) -> int:
         return len(self.users)
 
-    def __call__(self, index: int) -> Batch:
-        """Batch ``index``, 0-based. Epochs follow each other without a gap, so that every batch is full."""
-        size, dataset, settings = self.settings.batch_size, self.dataset, self.settings
+    def draw(self, index: int, size: int, purpose: str = "stage2") -> Question:
+        """Samples ``index * size`` and on, with candidates. Epochs follow each other without a gap."""
+        dataset, settings = self.dataset, self.settings
         epochs, places = np.divmod(np.arange(index * size, (index + 1) * size), len(self))
         chosen = np.asarray([self._order(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)])
         users, lengths = self.users[chosen], self.history_lengths[chosen]
@@ -235,18 +259,28 @@ class Sampler:
         targets = dataset.items[starts + lengths]
         histories = self._items_before(starts, lengths, max(CF_HISTORY, settings.history_length))
 
-        rng = numpy_rng(self.seed, "stage2/candidates", index)
+        rng = numpy_rng(self.seed, f"{purpose}/candidates", index)
         known = self.train_lengths[users]
         negatives = training_negatives(
             rng, self._items_before(starts, known, int(known.max())), targets, self.title_ids, settings.candidates - 1
         )
         candidates = rng.permuted(np.concatenate([targets[:, None], negatives], axis=1), axis=1)
+        return Question(users, histories, targets, candidates)
+
+    def user_vectors(self, question: Question, key: jax.Array | None = None) -> Float[Array, "B D"]:
+        """The CF model's user vectors before the targets; ``key`` leaves its dropout on."""
+        return self.cf.user_vectors(question.users, question.histories, key=key)
+
+    def __call__(self, index: int) -> Batch:
+        """Batch ``index``, 0-based, always full."""
+        settings = self.settings
+        question = self.draw(index, settings.batch_size)
         prompts = build_prompts(
             self.tables,
             STYLES[settings.style],
-            histories[:, -settings.history_length :],
-            candidates,
-            targets,
+            question.histories[:, -settings.history_length :],
+            question.candidates,
+            question.targets,
             soft=True,
             user_slot=settings.user_vector,
             item_slots=settings.item_vectors != "none",
@@ -256,7 +290,7 @@ class Sampler:
         vectors = None
         if settings.user_vector:
             key = jax_key(self.seed, "stage2/cf-dropout", index) if settings.cf_train_mode else None
-            vectors = self.cf.user_vectors(users, histories, key=key)
+            vectors = self.user_vectors(question, key)
         return Batch(prompts, vectors)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a sampler lives as long as its run
@@ -268,6 +302,21 @@ class Sampler:
         columns = (starts + lengths)[:, None] + np.arange(-width, 0)
         inside = columns >= starts[:, None]
         return np.where(inside, self.dataset.items[np.where(inside, columns, 0)], 0).astype(np.int32)
+
+
+def start_projectors(params: Any, frozen: Frozen, sampler: Sampler) -> Any:
+    """Fresh projector parameters after the warm start that the settings ask for."""
+    latents = frozen.latents
+    if latents is None or not sampler.settings.user_vector:
+        raise UserError("warm_start_steps needs both user and item vectors; set it to 0 to leave one of them out")
+
+    def batch_at(index: int) -> tuple[Float[Array, "B D"], Float[Array, "B K Dj"], Int[Array, "B"]]:
+        question = sampler.draw(index, WARM_START_BATCH, "stage2/warm-start")
+        column = np.argmax(question.candidates == question.targets[:, None], axis=1)
+        return sampler.user_vectors(question), latents[question.candidates], jnp.asarray(column)
+
+    words = jax.device_get(frozen.llm["embed_tokens"]["embedding"])
+    return warm_start(params, words, batch_at, sampler.settings.warm_start_steps)[0]
 
 
 def item_latents(
@@ -343,6 +392,9 @@ def train_stage2(
         None if latents is None else latents.shape[1],
         jax_key(seed, "stage2/init"),
     )
+    # A resumed run takes its state from the checkpoint and needs no start.
+    if settings.warm_start_steps and not (resume and run.latest_step()):
+        params = start_projectors(params, frozen, sampler)
     state = Stage2State(params, optimizer.init(params))
     step = make_step(llm, optimizer, settings.accumulation)
     evaluate = None
