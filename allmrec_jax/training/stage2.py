@@ -90,7 +90,7 @@ PRESETS = {
     "paper": Stage2Settings(),
     "official": Stage2Settings(batch_size=2, title_max_tokens=256, cf_train_mode=True, choose="last"),
     "small": Stage2Settings(
-        steps=240,
+        steps=320,
         batch_size=32,
         learning_rate=1e-3,
         schedule="cosine",
@@ -427,6 +427,9 @@ def train_stage2(
             log=log,
         )
 
+    if sampler.dropped and not quiet:
+        limit = llm.config.max_position_embeddings
+        print(f"{sampler.dropped} old history items were left out to fit {limit} positions", file=sys.stderr)
     chosen = last if settings.choose == "last" else best
     save_arrays(run.export_path("params.safetensors"), jax.device_get(chosen.params))
     card = {"llm": str(llm_name), "cf": str(cf_path), "stage1": str(stage1_path)}
