@@ -64,6 +64,14 @@ class CFSettings:
     validation_users: int = setting(10_000, "users in a validation, a seeded sample where there are more")
     validation_negatives: int = setting(100, "negatives of each validation item")
 
+    def __post_init__(self) -> None:
+        counts = ("batch_size", "epochs", "buckets", "evaluate_every", "validation_users", "validation_negatives")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise UserError(f"CF training: {name} is {getattr(self, name)}; it must be at least 1")
+        if self.patience < 0 or self.learning_rate <= 0 or not 0 <= self.beta2 < 1:
+            raise UserError("CF training: patience is at least 0, learning_rate above 0, beta2 in [0, 1)")
+
 
 PRESETS = {
     "paper": CFSettings(),

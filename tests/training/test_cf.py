@@ -242,6 +242,12 @@ def test_the_last_epoch_is_a_setting(dataset, tmp_path, monkeypatch):
     assert json.loads((done / "DONE").read_text())["epoch"] == 1
 
 
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"buckets": 0}, {"evaluate_every": 0}, {"learning_rate": 0.0}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        dataclasses.replace(SETTINGS, **wrong)
+
+
 @pytest.mark.parametrize(
     ("sequences", "items", "message"),
     [
