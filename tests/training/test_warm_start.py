@@ -1,0 +1,72 @@
+"""The warm start brings users near their items, in vectors that look like words."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from allmrec_jax.models.projectors import Projectors, init_params
+from allmrec_jax.rng import jax_key
+from allmrec_jax.training.warm_start import warm_start, word_directions
+
+WIDTH, WORD_DIRECTIONS, STEPS, CANDIDATES = 32, 12, 300, 10
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion():
+    """Adam's bias correction in optax raises a float to an integer count, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def words():
+    """Word embeddings that vary in 12 of 32 dimensions only."""
+    rng = np.random.default_rng(0)
+    return (3 * rng.normal(size=(200, WORD_DIRECTIONS)) @ np.eye(WORD_DIRECTIONS, WIDTH)).astype(np.float32)
+
+
+def planted(index: int, shuffled: bool = False):
+    """Users are noisy linear images of their items' latents; ``shuffled`` breaks the relation."""
+    relation = np.random.default_rng(1).normal(size=(6, 8)) / np.sqrt(6)
+    rng = np.random.default_rng([2, index])
+    items = rng.normal(size=(64, CANDIDATES, 6))
+    target = rng.integers(0, CANDIDATES, 64)
+    users = items[np.arange(64), target] @ relation + 0.2 * rng.normal(size=(64, 8))
+    if shuffled:
+        users = rng.permutation(users)
+    return users.astype(np.float32), items.astype(np.float32), jnp.asarray(target)
+
+
+def fresh():
+    return init_params(WIDTH, 8, 6, jax_key(0, "test"))
+
+
+def test_users_come_near_their_items(words):
+    _, hit = warm_start(fresh(), words, planted, STEPS)
+    # Chance is 0.1; 12 batches of 64 have a standard error of 0.02.
+    assert hit > 0.5
+
+
+def test_without_a_relation_nothing_is_learnt(words):
+    _, hit = warm_start(fresh(), words, lambda index: planted(index, shuffled=True), STEPS)
+    assert abs(hit - 1 / CANDIDATES) < 0.05
+
+
+def test_vectors_look_like_words(words):
+    params, _ = warm_start(fresh(), words, planted, STEPS)
+    directions, norm = word_directions(words)
+    users, items, _ = planted(STEPS)
+    for vectors in Projectors(WIDTH).apply({"params": params}, users, items):
+        sizes = np.linalg.norm(vectors, axis=-1)
+        inside = np.linalg.norm(vectors @ directions, axis=-1) / sizes
+        assert 0.7 * norm < sizes.mean() < 1.3 * norm
+        # Adam moves every weight, so a little leaves the words' directions.
+        assert inside.mean() > 0.9
+
+
+def test_directions_explain_the_words(words):
+    directions, norm = word_directions(words)
+    assert directions.shape[1] <= WORD_DIRECTIONS
+    np.testing.assert_allclose(directions.T @ directions, np.eye(directions.shape[1]), atol=1e-5)
+    np.testing.assert_allclose(norm, np.linalg.norm(words, axis=1).mean(), rtol=1e-6)
