@@ -78,9 +78,16 @@ class Shape(NamedTuple):
 
 
 class TaskWriter:
-    """Writes tasks in the words and tokens of one tokenizer."""
+    """Writes tasks in the words and tokens of one tokenizer.
 
-    def __init__(self, tokenizer: Any):
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        certain: for measuring: the likeliest candidate is the answer, and slots have the norm of a word.
+    """
+
+    def __init__(self, tokenizer: Any, *, certain: bool = False):
+        self.certain = certain
+
         def pieces(**kind: bool) -> list[Pieces]:
             styles = STYLES.values()
             return [Pieces(*(p.tolist() for p in tokenize_pieces(tokenizer, style, **kind))) for style in styles]
@@ -145,25 +152,30 @@ class TaskWriter:
             writer.start(user).list(history, None).middle().list(candidates, None).ask(candidates[target])
             return writer.task
 
-        blend = _Blends(rng, self.free, depth + count)
+        blend = _Blends(rng, self.free, depth + count, 1.0 if self.certain else math.exp(rng.uniform(-0.7, 0.7)))
         own, others = blend.items[:depth], blend.items[depth:]
         if skill == "history":
             mean = others[rng.integers(count)]
             own = 0.8 * mean + 0.6 * own
-            target = int(_draw(rng, blend.scale**2 * own.mean(0, keepdims=True) @ others.T)[0])
+            target = int(self._draw(rng, blend.scale**2 * own.mean(0, keepdims=True) @ others.T)[0])
             writer.start(None).list(history, blend.slots(own)).middle().list(candidates, blend.slots(others))
             writer.ask(candidates[target])
             return writer.task
         queries = int(rng.integers(1, shape.queries + 1))
         users = blend.users(rng, others, queries)
-        scales = np.exp(rng.uniform(-2, 0.7, (queries, 1)))
-        targets = _draw(rng, scales * blend.scale * users @ others.T)
+        scales = np.ones((queries, 1)) if self.certain else np.exp(rng.uniform(-2, 0.7, (queries, 1)))
+        targets = self._draw(rng, scales * blend.scale * users @ others.T)
         asked = blend.slots(scales * users, 1.0)
         writer.start(asked[0]).list(history, blend.slots(own)).middle().list(candidates, blend.slots(others))
         writer.ask(candidates[targets[0]])
         for slot, target in zip(asked[1:], targets[1:], strict=True):
             writer.ask_again(slot, candidates[target])
         return writer.task
+
+    def _draw(self, rng: np.random.Generator, likeness: np.ndarray) -> np.ndarray:
+        """One candidate for each row of likenesses [Q, K], see :data:`SHARPNESS`."""
+        noise = 0 if self.certain else rng.gumbel(size=likeness.shape)
+        return np.argmax(SHARPNESS * likeness + noise, axis=1)
 
     def _genre(self, rng: np.random.Generator, writer: "_Writer", shape: Shape, depth: int) -> Task:
         """Each title has a word of one of at most three themes; they are named, the most frequent first."""
@@ -233,7 +245,8 @@ class TaskWriter:
 class _Blends:
     """Vectors of items and users over a few words drawn for one sequence: sparse (four words each) or dense."""
 
-    def __init__(self, rng: np.random.Generator, words: np.ndarray, count: int):
+    def __init__(self, rng: np.random.Generator, words: np.ndarray, count: int, scale: float):
+        self.scale = scale
         self.words = rng.choice(words, BLEND, replace=False)
         self.items = np.zeros((count, BLEND))
         self.sparse = rng.random() < 0.3
@@ -244,7 +257,6 @@ class _Blends:
         else:
             self.width = int(rng.choice([4, 8, BLEND, BLEND]))
             self.items[:, : self.width] = rng.normal(size=(count, self.width)) / math.sqrt(self.width)
-        self.scale = math.exp(rng.uniform(-0.7, 0.7))
 
     def users(self, rng: np.random.Generator, items: np.ndarray, count: int) -> np.ndarray:
         """Users near an item each, by a degree drawn for each."""
@@ -301,11 +313,6 @@ class _Writer:
             self.task.answers.append((len(self.task.tokens) - 1, token, place))
             self.text([token])
         return self
-
-
-def _draw(rng: np.random.Generator, likeness: np.ndarray) -> np.ndarray:
-    """One candidate for each row of likenesses [Q, K], see :data:`SHARPNESS`."""
-    return np.argmax(SHARPNESS * likeness + rng.gumbel(size=likeness.shape), axis=1)
 
 
 def pack(tasks: Sequence[Task], shape: Shape, offsets: np.ndarray, pad: int) -> Batch:

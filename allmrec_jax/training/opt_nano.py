@@ -17,7 +17,7 @@ construction lacks, choosing by text and naming genres.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -326,14 +326,15 @@ def make_batch(writer: TaskWriter, settings: OptNanoSettings, seed: int, step: i
     return writer.batch(rng, shape, settings.positions)
 
 
-def measure(
-    model: OPT, params: Mapping[str, Any], writer: TaskWriter, seed: int, sequences: int = 48
-) -> dict[str, float]:
-    """Held-out tasks with 20 candidates: the share of answers that greedy generation gets right to the last token.
+def measure(model: OPT, params: Any, tokenizer: Any, seed: int, sequences: int = 96) -> dict[str, tuple[float, float]]:
+    """Held-out tasks: the share of answers that are right to the last token, and of those copied right once begun.
+
+    Both are those of greedy generation: the tokens before each one are the right answer's.
 
     Returns:
-        by skill and kind of title, e.g. ``user/words``; ``text/…`` and the like by title alone.
+        by skill and kind of title, e.g. ``user/words``: right, and right from the second token on.
     """
+    writer = TaskWriter(tokenizer, certain=True)
     forward = jax.jit(lambda params, batch: answer_logits(model, params, batch, jax.random.key(0)).argmax(-1))
     results = {}
     for _, shape in SHAPES:
@@ -341,13 +342,24 @@ def measure(
             if skill == "genre" and shape.titles != "words":
                 continue
             rng = numpy_rng(seed, f"opt-nano held out {skill} {shape.titles}")
-            right: list[bool] = []
-            while len(right) < sequences:
-                tasks = [writer.task(rng, shape._replace(queries=1), skill) for _ in range(shape.batch)]
-                batch = pack(tasks, shape, np.zeros(shape.batch, int), writer.pad)
-                guessed = np.asarray(forward(params, batch))
-                wrong = (guessed != batch.answer) & (batch.weight > 0)
-                starts = np.flatnonzero(batch.first)
-                right += (np.add.reduceat(wrong, starts) == 0).tolist()
-            results[f"{skill}/{shape.titles}"] = float(np.mean(right))
+            marks = [score(forward, params, writer, rng, shape, skill) for _ in range(-(-sequences // shape.batch))]
+            results[f"{skill}/{shape.titles}"] = tuple(np.mean(np.concatenate(marks), axis=0).tolist())
     return results
+
+
+def score(
+    forward: Callable[[Any, Batch], Int[Array, "M"]],
+    params: Any,
+    writer: TaskWriter,
+    rng: np.random.Generator,
+    shape: Shape,
+    skill: str,
+    style: int | None = None,
+) -> Float[np.ndarray, "B 2"]:
+    """One batch of :func:`measure`: for each answer 1 where it is right, and where it is copied right."""
+    tasks = [writer.task(rng, shape._replace(queries=1), skill, style) for _ in range(shape.batch)]
+    batch = pack(tasks, shape, np.zeros(shape.batch, int), writer.pad)
+    wrong = (np.asarray(forward(params, batch)) != batch.answer) & (batch.weight > 0)
+    starts = np.flatnonzero(batch.first)
+    misses = [np.add.reduceat(mask, starts) for mask in (wrong, wrong & (batch.first == 0))]
+    return np.stack(misses, axis=1) == 0
