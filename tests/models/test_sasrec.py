@@ -73,7 +73,7 @@ def to_flax(module: TorchSASRec, value) -> dict:
     return {
         "item_embedding": value(module.items.weight),
         "position_embedding": value(module.positions.weight),
-        "blocks": jax.tree.map(lambda *leaves: np.stack(leaves), *blocks),
+        "blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks),
         "final_norm": norm(module.final_norm),
     }
 
@@ -175,7 +175,7 @@ def test_parameter_count():
 def planted():
     """Random parameters with biases away from zero, or pads would not weigh in."""
     module = torch_model(1)
-    return SASRecConfig(ITEMS, DIM, 2, 1, LENGTH), to_flax(module, lambda p: p.detach().numpy())
+    return SASRecConfig(ITEMS, DIM, 2, 1, LENGTH), to_flax(module, lambda p: jnp.asarray(p.detach().numpy()))
 
 
 def test_no_position_sees_a_later_one(planted):
