@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,11 @@ def command(
     steps: list[Step] = []
 
     def step(name: str, *arguments: str | Path) -> str:
+        started = time.time()
         measured, last = run_step(name, arguments, number=len(steps) + 1)
-        steps.append(measured)
+        done = Path(last) / "DONE"
+        reused = done.is_file() and done.stat().st_mtime < started
+        steps.append(replace(measured, name=f"{name}, trained before") if reused else measured)
         return last
 
     step("synthesize", "synthesize", "--out", raw, "--seed", str(data_seed), "--preset", data_preset)

@@ -1,6 +1,8 @@
 """The demo's driver: each step is a command that exists, is measured, and stops the demo when it fails."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import click
@@ -36,7 +38,11 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str,
             row = {"all": {"n": 5, "hit@1": [0.5, 0.4, 0.6]}, "cold": {"n": 2, "hit@1": [0.25, 0.1, 0.4]}}
             body = {"systems": {"SASRec": row}, "times": {"SASRec": 1.5}}
             (tmp_path / "results.json").write_text(json.dumps(body))
-        return demo.Step(name, 2.0, 100.0 * number), f"run-of-{name}"
+        if name == "train cf":  # as a run that was finished an hour ago
+            (tmp_path / "run-of-train cf").mkdir()
+            (tmp_path / "run-of-train cf" / "DONE").touch()
+            os.utime(tmp_path / "run-of-train cf" / "DONE", times=(0, time.time() - 3600))
+        return demo.Step(name, 2.0, 100.0 * number), str(tmp_path / f"run-of-{name}")
 
     monkeypatch.setattr(demo, "run_step", record)
     told = CliRunner().invoke(demo.command, ["--out", str(tmp_path), "--data-seed", "7", "--seed", "3"])
@@ -58,11 +64,11 @@ def test_every_step_is_a_command_with_these_options(recorded: list[tuple[str, ..
         command.make_context(line[0], rest)  # raises on an unknown option or a bad value
 
 
-def test_each_stage_gets_what_the_one_before_it_printed(recorded: list[tuple[str, ...]]):
+def test_each_stage_gets_what_the_one_before_it_printed(recorded: list[tuple[str, ...]], tmp_path: Path):
     lines = [" ".join(line) for line in recorded]
     assert "--seed 7" in lines[0]
-    assert "--cf run-of-train cf" in lines[3]
-    assert "--stage1 run-of-train stage1" in lines[4]
+    assert f"--cf {tmp_path / 'run-of-train cf'}" in lines[3]
+    assert f"--stage1 {tmp_path / 'run-of-train stage1'}" in lines[4]
     assert "run-of-train stage2" in lines[5]
     assert all("--seed 3" in line for line in lines[2:6])
     assert all("--resume" in line for line in lines[2:5])
@@ -71,5 +77,6 @@ def test_each_stage_gets_what_the_one_before_it_printed(recorded: list[tuple[str
 def test_steps_stand_in_the_results_beside_what_was_there(recorded: list[tuple[str, ...]], tmp_path: Path):
     times = json.loads((tmp_path / "results.json").read_text())["times"]
     assert times["SASRec"] == 1.5
-    assert [step["name"] for step in times["steps"]][:3] == ["synthesize", "prepare", "train cf"]
+    assert [step["name"] for step in times["steps"]][:3] == ["synthesize", "prepare", "train cf, trained before"]
+    assert times["steps"][3]["name"] == "train stage1"
     assert times["steps"][1]["peak_mib"] == 200
