@@ -473,7 +473,18 @@ def _write_json_lines(path: Path, lines: Iterable[dict]) -> None:
 def _check(settings: SyntheticSettings) -> None:
     if settings.items < 100:
         raise UserError(f"items is {settings.items}; at least 100 are needed, so that no user runs out of them")
-    if settings.users < 1:
-        raise UserError(f"users is {settings.users}; at least 1 is needed")
+    if settings.users < 1 or settings.three_interaction_users < 0:
+        raise UserError(
+            f"users is {settings.users}, three-interaction-users {settings.three_interaction_users}: too few"
+        )
     if not 6 < settings.mean_interactions <= 30:
         raise UserError(f"mean-interactions is {settings.mean_interactions}; it must be above 6 and at most 30")
+    shares = ("drift", "two_themes", "late_items", "new_items", "second_late", "third_late", "repeated", "undescribed")
+    for name in shares:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise UserError(f"{name.replace('_', '-')} is {getattr(settings, name)}; it must be from 0 to 1")
+    if settings.late_items + settings.new_items > 0.5:
+        raise UserError("late-items and new-items add up to more than 0.5; the first users would find nothing to buy")
+    for name in ("popularity_spread", "taste", "momentum", "novelty"):
+        if not 0 <= getattr(settings, name) <= 50:
+            raise UserError(f"{name.replace('_', '-')} is {getattr(settings, name)}; it must be from 0 to 50")

@@ -211,10 +211,21 @@ def test_command(tmp_path):
     assert result.output.split() == [str(tmp_path / f"{name}.json.gz") for name in NAMES]
 
 
-@pytest.mark.parametrize("option", [("--items", "99"), ("--users", "0"), ("--mean-interactions", "3")])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--items", "99"),
+        ("--users", "0"),
+        ("--mean-interactions", "3"),
+        ("--drift", "1.5"),
+        ("--new-items", "0.4"),
+        ("--taste", "-1"),
+    ],
+)
 def test_impossible_settings(tmp_path, capsys, option):
     with pytest.raises(SystemExit) as exit:
         main(["synthesize", "--out", str(tmp_path / "raw"), *option])
     assert exit.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {option[0][2:]} is ")
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and option[0][2:] in error and error.count("\n") == 1
     assert not (tmp_path / "raw").exists()
