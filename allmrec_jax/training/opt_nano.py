@@ -291,7 +291,7 @@ def answer_logits(model: OPT, params: Any, batch: Batch, key: jax.Array) -> Floa
     noise = jax.random.normal(key, blends.shape) * (CONTENT_NORM / math.sqrt(Parts.WIDTH))
     blends = blends + batch.noise[:, None] * noise
     embeds = embeds.reshape(rows * columns, -1).at[batch.slot_at].set(blends, mode="drop").reshape(embeds.shape)
-    hidden, _ = model.apply(variables, embeds, batch.offsets[:, None] + jnp.arange(columns))
+    hidden, _ = model.apply(variables, embeds, batch.offsets[:, None] + jnp.arange(columns)[None])
     return model.apply(variables, hidden.reshape(rows * columns, -1)[batch.answer_at], method="logits")
 
 
