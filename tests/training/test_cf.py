@@ -232,14 +232,23 @@ def test_a_finished_run_is_used_as_it_is(dataset, run, monkeypatch):
     assert cf.train_cf(dataset, SETTINGS, 0, run.parents[2], quiet=True) == run
 
 
-def test_the_last_epoch_is_a_setting(dataset, tmp_path, monkeypatch):
-    settings = dataclasses.replace(SETTINGS, epochs=1, choose="last")
+def test_best_or_last_epoch_is_exported(dataset, tmp_path, monkeypatch):
     whole_epoch = cf.train_epoch
     # The settings that differ decide nothing inside an epoch: no need to compile again.
     monkeypatch.setattr(cf, "train_epoch", lambda model, settings, *args: whole_epoch(model, SETTINGS, *args))
-    done = cf.train_cf(dataset, settings, 0, tmp_path, quiet=True)
-    assert not (done / "best").exists()
-    assert json.loads((done / "DONE").read_text())["epoch"] == 1
+    falling = iter([0.9, 0.8, 0.7])
+    monkeypatch.setattr(cf, "make_validation", lambda *_: lambda state: {"ndcg@10": next(falling)})
+
+    def train(**changes):
+        return cf.train_cf(dataset, dataclasses.replace(SETTINGS, **changes), 0, tmp_path, quiet=True)
+
+    best = train(epochs=9, patience=1)
+    last = train(epochs=2, choose="last")
+    assert json.loads((best / "DONE").read_text())["epoch"] == json.loads((last / "DONE").read_text())["epoch"] == 2
+    assert len((best / "metrics.jsonl").read_text().splitlines()) == 4, "one evaluation without improvement ends it"
+    assert not (last / "best").exists()
+    file = "export/params.safetensors"
+    assert (best / file).read_bytes() == (last / file).read_bytes()
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"buckets": 0}, {"evaluate_every": 0}, {"learning_rate": 0.0}])
