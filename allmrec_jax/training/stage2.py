@@ -77,6 +77,9 @@ class Stage2Settings:
     item_vectors: Literal["joint", "text", "random", "none"] = setting(
         "joint", "behind each title: stage 1's joint embedding, its text latent, noise like it, or nothing"
     )
+    text_share: float = setting(
+        0.0, "share of the item vectors that training draws from the text latents, as for items without interactions"
+    )
     user_vector: bool = setting(True, "begin with the user's vector")
     cf_train_mode: bool = setting(False, "leave the CF model's dropout on, as the official code does")
     dtype: Literal["float32", "bfloat16"] = setting("bfloat16", "of the language model; projectors are float32")
@@ -96,6 +99,7 @@ PRESETS = {
         schedule="cosine",
         warmup_steps=20,
         warm_start_steps=300,
+        text_share=0.3,
         positions="all",
         history_length=6,
         title_max_tokens=16,
@@ -116,10 +120,15 @@ class Stage2State(NamedTuple):
 
 
 class Frozen(NamedTuple):
-    """What training reads and never changes."""
+    """What training reads and never changes.
+
+    Attributes:
+        llm: the language model's parameters.
+        latents: the items' vectors; with ``text_share`` the text latents of all items follow.
+    """
 
     llm: Any
-    latents: Float[Array, "N+1 Dj"] | None
+    latents: Float[Array, "M Dj"] | None
 
 
 class Question(NamedTuple):
@@ -291,7 +300,14 @@ class Sampler:
         if settings.user_vector:
             key = jax_key(self.seed, "stage2/cf-dropout", index) if settings.cf_train_mode else None
             vectors = self.user_vectors(question, key)
-        return Batch(prompts, vectors)
+        return Batch(prompts._replace(items=self.rows(prompts.items, index)), vectors)
+
+    def rows(self, items: Int[np.ndarray, "B P"], index: int, purpose: str = "stage2") -> Int[np.ndarray, "B P"]:
+        """Rows of :attr:`Frozen.latents` for items; a share of them are those of the text latents."""
+        if not self.settings.text_share:
+            return items
+        by_text = numpy_rng(self.seed, f"{purpose}/text-share", index).random(items.shape) < self.settings.text_share
+        return np.where(by_text, items + len(self.dataset.titles), items).astype(np.int32)
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a sampler lives as long as its run
     def _order(self, epoch: int) -> Int[np.ndarray, "N"]:
@@ -313,7 +329,8 @@ def start_projectors(params: Any, frozen: Frozen, sampler: Sampler) -> Any:
     def batch_at(index: int) -> tuple[Float[Array, "B D"], Float[Array, "B K Dj"], Int[Array, "B"]]:
         question = sampler.draw(index, WARM_START_BATCH, "stage2/warm-start")
         column = np.argmax(question.candidates == question.targets[:, None], axis=1)
-        return sampler.user_vectors(question), latents[question.candidates], jnp.asarray(column)
+        rows = sampler.rows(question.candidates, index, "stage2/warm-start")
+        return sampler.user_vectors(question), latents[rows], jnp.asarray(column)
 
     words = jax.device_get(frozen.llm["embed_tokens"]["embedding"])
     return warm_start(params, words, batch_at, sampler.settings.warm_start_steps)[0]
@@ -380,7 +397,12 @@ def train_stage2(
         longer = f", {tables.titles.extended} of them to more so that they differ" if tables.titles.extended else ""
         print(f"{tables.titles.cut} titles were cut to {settings.title_max_tokens} tokens{longer}", file=sys.stderr)
     latents = item_latents(stage1, settings.item_vectors, seed)
-    frozen = Frozen(llm_params, None if latents is None else jnp.asarray(latents))
+    shown = latents
+    if settings.text_share:
+        if settings.item_vectors != "joint":
+            raise UserError(f"text_share goes with item vectors joint, not {settings.item_vectors}; set it to 0")
+        shown = np.concatenate([item_latents(stage1, kind, seed) for kind in ("joint", "text")])
+    frozen = Frozen(llm_params, None if shown is None else jnp.asarray(shown))
     sampler = Sampler(dataset, cf, tables, settings, seed)
 
     epoch_steps = math.ceil(len(sampler) / settings.batch_size)

@@ -30,6 +30,7 @@ from allmrec_jax.training.stage2 import (
     make_step,
     train_stage2,
 )
+from allmrec_jax.training.warm_start import warm_start as stage2_warm_start
 
 ITEMS, USERS, USER_DIM, ITEM_DIM = 14, 9, 5, 6
 SETTINGS = Stage2Settings(
@@ -404,3 +405,25 @@ def test_another_language_model_is_refused(project, dataset):
 def test_batch_is_a_pytree_of_arrays(parts):
     *_, batch = parts
     assert isinstance(batch, Batch) and all(leaf.shape[0] == 4 for leaf in jax.tree.leaves(batch))
+
+
+def test_text_share_shows_items_by_their_text_latents(dataset, tables):
+    plain, mixed = (sampled(dataset, tables, batch_size=32, text_share=share) for share in (0.0, 0.4))
+    rows, items = mixed(0).prompts.items, plain(0).prompts.items
+    by_text = rows != items
+    np.testing.assert_array_equal(rows - items, by_text * (ITEMS + 1))
+    assert 0.25 < by_text.mean() < 0.55  # 32 prompts of 7 items: a standard error of 0.03
+    np.testing.assert_array_equal(mixed(0).prompts.items, rows)
+    assert (mixed(1).prompts.items > ITEMS).any()
+
+
+def test_text_share_and_warm_start_train(project, dataset, monkeypatch):
+    seen = []
+    monkeypatch.setattr(stage2, "warm_start", lambda *args: seen.append(args[3]) or stage2_warm_start(*args))
+    export = load_stage2(project.train(dataclasses.replace(SETTINGS, text_share=0.5, warm_start_steps=3)))
+    assert seen == [3]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(export.params))
+    with pytest.raises(UserError, match="text_share goes with item vectors joint"):
+        project.train(dataclasses.replace(SETTINGS, text_share=0.5, item_vectors="text"))
+    with pytest.raises(UserError, match="needs both user and item vectors"):
+        project.train(dataclasses.replace(SETTINGS, warm_start_steps=3, user_vector=False))
