@@ -282,8 +282,19 @@ def test_batches_depend_on_seed_and_index_only(dataset, tables):
     other(0)
     jax.tree.map(np.testing.assert_array_equal, one(5), other(5))
     assert (one(5).prompts.items != one(6).prompts.items).any()
-    elsewhere = Sampler(dataset, LiveCF(), tables, SETTINGS, seed=4)(5)
-    assert (one(5).prompts.items != elsewhere.prompts.items).any()
+
+
+def test_candidates_are_drawn_anew_each_epoch_and_for_each_seed(dataset, tables):
+    def sets(seed, epoch):
+        """Candidates by target, of an epoch that is one batch."""
+        sampler = Sampler(dataset, LiveCF(), tables, dataclasses.replace(SETTINGS, batch_size=7), seed)
+        batch = sampler(epoch)
+        rows = zip(targets_of(sampler, batch), shown(sampler, batch)[1].tolist(), strict=True)
+        return {target: frozenset(row) for target, row in rows}
+
+    first = sets(3, 0)
+    for other in (sets(3, 1), sets(4, 0)):
+        assert other.keys() == first.keys() and other != first
 
 
 def test_cf_dropout_is_live_in_train_mode_only(dataset, tables):
