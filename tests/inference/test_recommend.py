@@ -17,6 +17,7 @@ from allmrec_jax.inference.recommend import (
     as_json,
     find_user,
     read_new_items,
+    stand_ins,
 )
 from allmrec_jax.models.cf.protocol import CFModel
 
@@ -42,7 +43,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 class MeanCF:
-    """The user is the mean of the history's vectors; scores are dot products plus one: decoded ones are not."""
+    """The user is the mean of the history's vectors; scores are dot products."""
 
     live = True
     num_items, dim = N, D
@@ -62,7 +63,7 @@ class MeanCF:
         return self.vectors[items].sum(axis=1) / np.maximum((items > 0).sum(axis=1), 1)[:, None]
 
     def score(self, users, items, candidates):
-        return np.einsum("bd,bkd->bk", self.user_vectors(users, items), self.vectors[candidates]) + 1
+        return np.einsum("bd,bkd->bk", self.user_vectors(users, items), self.vectors[candidates])
 
 
 class FavouriteLLM:
@@ -76,13 +77,16 @@ class FavouriteLLM:
         return np.where(candidates == self.favourite, 0.0, -1.0 - candidates / 100)
 
 
-def make(dataset: Dataset, favourite: int = 3, untrained: tuple[int, ...] = ()) -> tuple[Recommender, FavouriteLLM]:
+def make(
+    dataset: Dataset, favourite: int = 3, stand_in: dict[int, int] | None = None
+) -> tuple[Recommender, FavouriteLLM]:
+    """Item 40 stands in for both new items; ``stand_in`` says more."""
     catalogue = Catalogue.of(dataset, NEW)
-    trained = np.arange(N + 3) <= N
-    trained[list(untrained)] = False
-    decoded = np.zeros((N + 3, D), np.float32)
+    reads = np.array([*range(N + 1), N, N])
+    for item, other in (stand_in or {}).items():
+        reads[item] = other
     llm = FavouriteLLM(favourite)
-    return Recommender(catalogue, cast(CFModel, MeanCF()), cast(LLMRecommender, llm), decoded, trained), llm
+    return Recommender(catalogue, cast(CFModel, MeanCF()), cast(LLMRecommender, llm), reads), llm
 
 
 def test_retrieves_the_cf_models_best_and_reranks_them(dataset: Dataset):
@@ -120,25 +124,37 @@ def test_candidates_are_not_shown_in_the_order_of_retrieval(dataset: Dataset):
     assert [found[item] for item in llm.shown] != sorted(found.values())
 
 
-def test_untrained_and_new_items_are_retrieved_by_their_decoded_embedding(dataset: Dataset):
-    recommender, _ = make(dataset, untrained=(7,))
-    towards = MeanCF().user_vectors(None, np.array([[1, 2]]))[0]
-    recommender.decoded[[7, N + 1]] = 100 * towards
-    recommender.decoded[8] = 1000 * towards  # trained: its own embedding counts, whatever was decoded
-    found = recommender.recommend([1, 2], count=20)
-    places = {each.item: each.retrieved for each in found}
-    assert {places[7], places[N + 1]} == {1, 2}
-    assert [each.new for each in found if each.item == N + 1] == [True]
-    assert not next(each.new for each in found if each.item == 7)
+def test_items_are_retrieved_where_their_stand_ins_would_be(dataset: Dataset):
+    cf = MeanCF()
+    towards = cf.user_vectors(None, np.array([[1, 2]]))[0]
+    order = [item for item in np.argsort(-(cf.vectors @ towards)) if item not in (0, 1, 2, 9, 10)]
+    best, worst = int(order[0]), int(order[-1])
+    recommender, _ = make(dataset, stand_in={N + 1: best, worst: best})
+    found = {each.item: each for each in recommender.recommend([1, 2], count=20)}
+    assert [found[item].retrieved for item in sorted((best, worst, N + 1))] == [1, 2, 3]  # ties by index
+    assert found[N + 1].new and not found[worst].new
 
 
-def test_new_items_in_the_history_reach_the_language_model_but_not_the_cf_model(dataset: Dataset):
-    recommender, llm = make(dataset)
-    recommender.recommend([1, N + 2, 2])
-    assert llm.history[-3:].tolist() == [1, N + 2, 2]
-    assert llm.users[0] == pytest.approx(MeanCF().vectors[[1, 2]].mean(axis=0))
-    recommender.recommend([N + 1])  # nothing that the CF model knows: its empty history
-    assert llm.users[0] == pytest.approx(np.zeros(D))
+def test_the_cf_model_reads_stand_ins_and_the_language_model_the_items_themselves(dataset: Dataset):
+    recommender, llm = make(dataset, stand_in={N + 2: 7, 3: 8})
+    recommender.recommend([1, N + 2, 3])
+    assert llm.history[-3:].tolist() == [1, N + 2, 3]
+    assert llm.users[0] == pytest.approx(MeanCF().vectors[[1, 7, 8]].mean(axis=0))
+
+
+def test_stand_ins_are_the_trained_items_of_nearest_text(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("allmrec_jax.inference.recommend.CHUNK", 7)
+    rng = np.random.default_rng(3)
+    texts, trained = rng.uniform(size=(31, 6)).astype(np.float32), rng.random(31) < 0.5
+    trained[0] = False
+    texts[5] = texts[4] + 1e-3
+    trained[4:6] = True, False
+    found = stand_ins(texts, trained)
+    assert found[0] == 0 and found[5] == 4
+    for item in range(1, 31):
+        distances = np.where(trained, np.square(texts - texts[item]).sum(axis=1), np.inf)
+        assert found[item] == (item if trained[item] else distances.argmin())
+    assert stand_ins(texts, np.arange(31) > 0).tolist() == list(range(31))
 
 
 def test_only_the_last_items_of_a_long_history_are_read_and_none_of_it_is_recommended(dataset: Dataset):
