@@ -46,6 +46,15 @@ LEFT_OUT = {"gradient_norm", "rec_accuracy", "hit@3", "hit@5", "hit@10", "ndcg@5
 }
 """Logged, but without a curve of their own: others say nearly the same."""
 
+CURVES = {
+    "match": "matching loss",
+    "item_recon": "item reconstruction loss",
+    "text_recon": "text reconstruction loss",
+    "rec": "recommendation loss",
+    "exact": "share of answers predicted exactly",
+}
+"""What logged metrics are called on the page, where their own name says too little."""
+
 STAGES = {
     "cf": "Collaborative filtering",
     "stage1": "Stage 1: alignment",
@@ -176,10 +185,9 @@ def _findings(systems: Mapping[str, Any], paired: Mapping[str, Any]) -> list[str
             f"On cold items, A-LLMRec with item vectors from text is right for {_share(text['cold']['hit@1'])}; "
             f"SASRec for {_share(base['cold']['hit@1'])}."
         )
-    for pair, words in (("A-LLMRec - SASRec", "A-LLMRec against SASRec"),):
-        if "all" in paired.get(pair, {}):
-            difference = paired[pair]["all"]
-            found.append(f"{words}, user by user: {_signed(difference[0])} Hit@1, {_verdict(difference)}.")
+    if difference := paired.get("A-LLMRec - SASRec", {}).get("all"):
+        value, low, high = map(_signed, difference)
+        found.append(f"A-LLMRec against SASRec, user by user: {value} Hit@1 ({low} to {high}), {_verdict(difference)}.")
     if not found:
         best = max(
             (system for system in systems if system != "Oracle"),
@@ -268,7 +276,7 @@ def _training(directory: Path) -> dict[str, Any]:
         tone = "cf" if about["kind"] == "cf" else "ours"
         drawn.append(
             {
-                "caption": key.replace("_", " ").replace("valid/", "validation "),
+                "caption": CURVES.get(key, key.replace("_", " ").replace("valid/", "validation ")),
                 "svg": figures.curve(steps, values, said, unit="epoch" if about["kind"] == "cf" else "step", tone=tone),
             }
         )
