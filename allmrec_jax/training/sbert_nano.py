@@ -96,7 +96,8 @@ def train_tokenizer(vocabulary: int, seed: int) -> "Tokenizer":
     learner.train_from_iterator(texts, trainer)
     pieces = sorted(learner.get_vocab().items(), key=lambda item: item[1])
     words = sorted({word for topic in WORDS for word in topic} | {*lexicon.PLAIN, *lexicon.FUNCTION})
-    vocab = {piece: i for i, piece in enumerate(dict.fromkeys([*base, *words, *(piece for piece, _ in pieces)]))}
+    ordered = list(dict.fromkeys([*base, *words, *(piece for piece, _ in pieces)]))
+    vocab = {piece: i for i, piece in enumerate(ordered[:vocabulary])}
 
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=1_000_000))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizer
