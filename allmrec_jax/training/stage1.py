@@ -56,10 +56,6 @@ class Stage1Settings:
     match_weight: float = setting(1.0, "weight of the matching loss; 0 leaves it out")
     rec_weight: float = setting(1.0, "weight of the recommendation loss; 0 leaves it out")
     latent_dim: int = setting(128, "width of the joint embeddings")
-    scale_init: bool = setting(
-        False,
-        "divide the encoders' first weights by the spread of their inputs, so that all latents start equally wide",
-    )
     positions: Literal["last", "all"] = setting(
         "last", "samples: each training sequence's last item, or every item but the first (A-LLMRec_all)"
     )
@@ -93,12 +89,9 @@ PRESETS = {
         learning_rate=3e-3,
         encoder_learning_rate=3e-4,
         schedule="cosine",
-        alpha=20.0,
-        match_weight=10.0,
-        scale_init=True,
         negatives_too=True,
         detach_texts=True,
-        text_max_tokens=32,
+        text_max_tokens=48,
     ),
 }
 
@@ -423,8 +416,6 @@ def train_stage1(
     model = Model(Alignment(cf.dim, encoder.dim, settings.latent_dim), encoder, settings)
     shapes = (np.zeros((1, cf.dim), np.float32), np.zeros((1, encoder.dim), np.float32))
     params = {"alignment": model.alignment.init(jax_key(seed, "stage1/init"), *shapes)["params"]}
-    if settings.scale_init:
-        _scale_encoders(params["alignment"], catalogue, encoder)
     if not settings.freeze_encoder:
         params["encoder"] = jax.tree.map(jnp.asarray, encoder.params)
     optimizer = make_optimizer(settings, total_steps)
@@ -463,18 +454,6 @@ def train_stage1(
         {"step": run.best_step() or total_steps, "samples": len(sampler.users), "compiled_shapes": len(sampler.shapes)}
     )
     return run.path
-
-
-def _scale_encoders(params: Any, catalogue: Catalogue, encoder: SentenceEncoder, sample: int = 500) -> None:
-    """Divides the encoders' kernels by the standard deviation of what they read; texts by a sample of them."""
-    rows = np.arange(1, min(sample, len(catalogue.items)))
-    if catalogue.texts is None:
-        tokens = TokenTable(catalogue.tokens.ids[rows], catalogue.tokens.lengths[rows], catalogue.tokens.max_length)
-        texts = encode_table(encoder.model, encoder.params, tokens)
-    else:
-        texts = catalogue.texts[rows]
-    for name, inputs in (("item_encoder", catalogue.items[rows]), ("text_encoder", texts)):
-        params[name]["kernel"] = params[name]["kernel"] / float(inputs.std())
 
 
 def _export(
