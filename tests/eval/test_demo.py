@@ -23,7 +23,7 @@ def test_a_step_is_measured_and_its_last_line_returned():
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     measured, last = told.splitlines()[-2:]
     assert last.startswith("allmrec train cf")  # the last example
-    name, seconds, peak_mib = re.fullmatch(r"Step\(name='(.*)', seconds=(.*), peak_mib=(.*)\)", measured).groups()  # type: ignore[union-attr]
+    name, seconds, peak_mib = re.fullmatch(r"Step\(name='(.*)', seconds=(.*), peak_mib=(.*)\)", measured).groups()
     assert name == "help"
     assert float(seconds) > 0
     assert 5 < float(peak_mib) < 500  # --help loads neither JAX nor torch
