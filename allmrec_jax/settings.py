@@ -23,9 +23,13 @@ FORMAT_VERSION = 1
 S = TypeVar("S")
 
 
-def setting(default: Any, help: str) -> Any:
-    """A dataclass field with its one-line description; ``default`` is the paper's value unless ``help`` says so."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def setting(default: Any, help: str, *, added: bool = False) -> Any:
+    """A dataclass field with its one-line description; ``default`` is the paper's value unless ``help`` says so.
+
+    ``added`` says that runs of this kind were made before the field was there, with what is now its default: at the
+    default it is no part of the identity, so that those runs are still found.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "added": added})
 
 
 def settings_options(presets: Mapping[str, Any], *, default: str = "paper") -> Callable[[Callable], Callable]:
@@ -86,9 +90,14 @@ def identity(kind: str, settings: Any, seed: int, data_hash: str, upstream: Mapp
         data_hash: the data set's hash.
         upstream: identities of the frozen inputs by role, e.g. ``{"cf": "…", "llm": "…"}``.
     """
+    fields = {field.name: field for field in dataclasses.fields(settings)}
     body = {
         "kind": kind,
-        "settings": dataclasses.asdict(settings),
+        "settings": {
+            name: value
+            for name, value in dataclasses.asdict(settings).items()
+            if not (fields[name].metadata.get("added") and value == fields[name].default)
+        },
         "seed": seed,
         "data": data_hash,
         "upstream": dict(upstream),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from allmrec_jax.errors import UserError
+from allmrec_jax.settings import identity, setting
 from allmrec_jax.training.run import Run, find_upstream, load_run, require_upstream
 
 HASH = "0123456789abcdef" * 4
@@ -42,6 +43,26 @@ def test_run_json_says_what_the_run_is(tmp_path):
     assert about["settings"] == {"learning_rate": 1e-3, "layers": [64, 32]}
     assert about["data"] == {"name": "movies", "hash": HASH} and about["upstream"] == {"cf": "f" * 64}
     assert about["versions"]["jax"] == jax.__version__
+
+
+def test_an_added_setting_leaves_the_runs_made_before_it_where_they_were():
+    @dataclasses.dataclass(frozen=True)
+    class Before:
+        rate: float = setting(0.1, "…")
+
+    @dataclasses.dataclass(frozen=True)
+    class After(Before):
+        depth: int = setting(1, "…", added=True)
+
+    @dataclasses.dataclass(frozen=True)
+    class Careless(Before):
+        depth: int = setting(1, "…")
+
+    def named(settings):
+        return identity("cf", settings, 0, "data", {})
+
+    assert named(After()) == named(Before()) != named(Careless())
+    assert named(After(depth=2)) not in (named(After()), named(After(depth=3)))
 
 
 @pytest.mark.parametrize(
