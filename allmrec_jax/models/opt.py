@@ -99,6 +99,7 @@ class Block(nn.Module):
 
     config: OPTConfig
     dtype: jnp.dtype = jnp.float32
+    lora_dropout: float = 0.0
 
     @nn.compact
     def __call__(
@@ -128,10 +129,7 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         cfg = self.config
         heads = (cfg.num_attention_heads, cfg.head_dim)
-        q, k, v = (
-            nn.Dense(cfg.hidden_size, dtype=self.dtype, name=name)(x).reshape(*x.shape[:2], *heads)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
+        q, k, v = (self._project(name, x).reshape(*x.shape[:2], *heads) for name in ("q_proj", "k_proj", "v_proj"))
         if cache is not None:
             k = jax.lax.dynamic_update_slice_in_dim(cache.k, k.astype(cache.k.dtype), start, axis=1)
             v = jax.lax.dynamic_update_slice_in_dim(cache.v, v.astype(cache.v.dtype), start, axis=1)
@@ -147,6 +145,14 @@ class Block(nn.Module):
         out = nn.Dense(cfg.hidden_size, dtype=self.dtype, name="out_proj")(out.reshape(*x.shape[:2], cfg.hidden_size))
         return out, cache
 
+    def _project(self, name: str, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        out = nn.Dense(self.config.hidden_size, dtype=self.dtype, name=name)(x)
+        if not self.has_variable("lora", name):
+            return out
+        low = self.get_variable("lora", name)
+        x = nn.Dropout(self.lora_dropout, deterministic=not self.has_rng("dropout"))(x)
+        return out + ((x.astype(jnp.float32) @ low["a"]) @ low["b"]).astype(self.dtype)
+
     def _implementation(self) -> Literal["cudnn", "xla"]:
         # cuDNN's fused attention takes 16-bit floats and heads of at most 128 in steps of 8 only.
         fits = self.config.head_dim % 8 == 0 and self.config.head_dim <= 128
@@ -157,14 +163,19 @@ class Block(nn.Module):
 class OPT(nn.Module):
     """The decoder with its tied head. Parameters are the plain arrays of the checkpoint, layers stacked on axis 0.
 
+    A collection ``lora`` beside ``params`` adds low-rank terms to the projections that it names, see
+    :mod:`allmrec_jax.models.lora`.
+
     Attributes:
         dtype: of the computation; parameters keep the type that they were loaded in.
         remat: recompute each layer in the backward pass instead of keeping its activations.
+        lora_dropout: of the low-rank terms' inputs, where a ``dropout`` key is given.
     """
 
     config: OPTConfig
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    lora_dropout: float = 0.0
 
     def setup(self) -> None:  # noqa: D102
         cfg = self.config
@@ -175,11 +186,11 @@ class OPT(nn.Module):
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
         self.layers = nn.scan(
             block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
+            variable_axes={"params": 0, "lora": 0},
+            split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast, nn.broadcast),
             length=cfg.num_hidden_layers,
-        )(cfg, self.dtype)
+        )(cfg, self.dtype, self.lora_dropout)
         if cfg.do_layer_norm_before:
             self.final_layer_norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype)
         if cfg.projects:
