@@ -6,6 +6,7 @@ token at the position it would have if its candidate stood alone, attending the 
 Shapes: B batch, K candidates, S prompt length, C answer columns of all candidates together.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,11 +46,15 @@ class Answers(NamedTuple):
 
 def pack_answers(tables: PromptTables, candidates: Int[np.ndarray, "B K"]) -> Answers:
     """Tokens of every candidate's answer: title, closing quote, end of text."""
-    rows = [[tables.answer(item) for item in row] for row in candidates]
-    batch, count = candidates.shape
+    return pack([[tables.answer(item) for item in row] for row in candidates], tables.pad)
+
+
+def pack(rows: Sequence[Sequence[np.ndarray]], pad: int) -> Answers:
+    """The token sequences of each row, as many in each, side by side."""
+    batch, count = len(rows), len(rows[0])
     longest = max(sum(len(answer) - 1 for answer in row) for row in rows)
     columns = -(-longest // COLUMNS) * COLUMNS
-    inputs, owner = np.full((batch, columns), tables.pad, np.int32), np.full((batch, columns), count, np.int32)
+    inputs, owner = np.full((batch, columns), pad, np.int32), np.full((batch, columns), count, np.int32)
     targets, offset = inputs.copy(), np.zeros((batch, columns), np.int32)
     for b, row in enumerate(rows):
         joined = slice(0, sum(len(answer) - 1 for answer in row))
@@ -67,10 +72,10 @@ def pack_answers(tables: PromptTables, candidates: Int[np.ndarray, "B K"]) -> An
     )
 
 
-def likelihoods(llm: OPT, params: Any, prefix: Prefix, answers: Answers) -> Float[Array, "B K"]:
-    """Log-likelihood of each answer, summed over its tokens, float32."""
+def read(llm: OPT, params: Any, prefix: Prefix, answers: Answers) -> Float[Array, "B C E"]:
+    """Hidden states of the answers' columns, each answer read as if it stood alone behind the prompt."""
     variables = {"params": params}
-    count, size, columns = answers.first.shape[1], prefix.cache.k.shape[2], answers.inputs.shape[1]
+    size, columns = prefix.cache.k.shape[2], answers.inputs.shape[1]
     in_prompt = (jnp.arange(size)[None] < prefix.lengths[:, None])[:, None]
     same = answers.owner[:, :, None] == answers.owner[:, None, :]
     earlier = answers.offset[:, :, None] >= answers.offset[:, None, :]
@@ -83,6 +88,13 @@ def likelihoods(llm: OPT, params: Any, prefix: Prefix, answers: Answers) -> Floa
         extend(prefix.cache, columns),
         size,
     )
+    return hidden
+
+
+def likelihoods(llm: OPT, params: Any, prefix: Prefix, answers: Answers) -> Float[Array, "B K"]:
+    """Log-likelihood of each answer, summed over its tokens, float32."""
+    variables = {"params": params}
+    hidden = read(llm, params, prefix, answers)
 
     def log_probabilities(row: tuple[Array, Array]) -> Array:
         logits = jax.nn.log_softmax(llm.apply(variables, row[0], method="logits"), axis=-1)
@@ -91,7 +103,7 @@ def likelihoods(llm: OPT, params: Any, prefix: Prefix, answers: Answers) -> Floa
     # Row by row: logits of all columns of all rows at once would be B x C x V numbers.
     rest = jax.lax.map(log_probabilities, (hidden, answers.targets))
     first = jax.nn.log_softmax(llm.apply(variables, prefix.last, method="logits"), axis=-1)
-    owned = jax.nn.one_hot(answers.owner, count, dtype=jnp.float32)
+    owned = jax.nn.one_hot(answers.owner, answers.first.shape[1], dtype=jnp.float32)
     return jnp.take_along_axis(first, answers.first, axis=-1) + jnp.einsum(
         "bc,bck->bk", rest, owned, precision=jax.lax.Precision.HIGHEST
     )

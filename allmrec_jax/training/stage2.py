@@ -161,10 +161,20 @@ def answer_loss(
 
     Differentiate with respect to ``params``, the projectors', only.
     """
-    prompts, variables = batch.prompts, {"params": frozen.llm}
+    embeds = embed_prompts(llm, frozen.llm, params, batch.prompts, batch.users, frozen.latents)
+    return loss_behind(llm, {"params": frozen.llm}, embeds, batch.prompts)
+
+
+def loss_behind(
+    llm: OPT,
+    variables: Any,
+    embeds: Float[Array, "B S E"],
+    prompts: PromptBatch,
+    rngs: dict[str, jax.Array] | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """:func:`answer_loss` of embedded prompts, for the language model's ``variables``."""
     rows, size = prompts.ids.shape
-    embeds = embed_prompts(llm, frozen.llm, params, prompts, batch.users, frozen.latents)
-    hidden, _ = llm.apply(variables, embeds, jnp.broadcast_to(jnp.arange(size), (rows, size)))
+    hidden, _ = llm.apply(variables, embeds, jnp.broadcast_to(jnp.arange(size), (rows, size)), rngs=rngs)
     before = prompts.target_start[:, None] - 1 + jnp.arange(prompts.targets.shape[1])[None]
     hidden = jnp.take_along_axis(hidden, jnp.minimum(before, size - 1)[..., None], axis=1)
     logits = llm.apply(variables, hidden, method="logits")
@@ -224,7 +234,7 @@ class Sampler:
 
     Args:
         dataset: whose training sequences give the samples.
-        cf: the frozen CF model.
+        cf: the frozen CF model; ``None`` where no prompt holds a user's vector.
         tables: of the language model and the data set's titles.
         settings: of the run.
         seed: of order, negatives, display order and CF dropout.
@@ -234,10 +244,11 @@ class Sampler:
     """
 
     def __init__(
-        self, dataset: Dataset, cf: CFModel, tables: PromptTables, settings: Stage2Settings, seed: int
+        self, dataset: Dataset, cf: CFModel | None, tables: PromptTables, settings: Stage2Settings, seed: int
     ) -> None:
-        self.dataset, self.cf, self.tables, self.settings, self.seed = dataset, cf.at("train"), tables, settings, seed
-        if not cf.live and (settings.positions == "all" or settings.cf_train_mode):
+        self.dataset, self.tables, self.settings, self.seed = dataset, tables, settings, seed
+        self.cf = None if cf is None else cf.at("train")
+        if cf is not None and not cf.live and (settings.positions == "all" or settings.cf_train_mode):
             name = "positions all" if settings.positions == "all" else "cf_train_mode"
             raise UserError(f"{name} needs a live CF model; precomputed user vectors have one history per user")
         self.title_ids = title_groups(dataset.titles)
@@ -278,6 +289,8 @@ class Sampler:
 
     def user_vectors(self, question: Question, key: jax.Array | None = None) -> Float[Array, "B D"]:
         """The CF model's user vectors before the targets; ``key`` leaves its dropout on."""
+        if self.cf is None:
+            raise ValueError("user vectors need a CF model")
         return self.cf.user_vectors(question.users, question.histories, key=key)
 
     def __call__(self, index: int) -> Batch:
