@@ -58,6 +58,7 @@ train = LazyGroup(
         "cf": ("allmrec_jax.train.cf", "the collaborative-filtering model"),
         "stage1": ("allmrec_jax.train.stage1", "align item embeddings with item texts"),
         "stage2": ("allmrec_jax.train.stage2", "project users and items into the LLM's token space"),
+        "mlp-llm": ("allmrec_jax.train.mlp_llm", "MLP-LLM: CF vectors straight into the LLM's token space"),
         "tallrec": ("allmrec_jax.train.tallrec", "TALLRec: LoRA on the LLM"),
         "sbert-nano": ("allmrec_jax.train.sbert_nano", "the embedded sentence encoder, from generated text"),
         "opt-nano": ("allmrec_jax.train.opt_nano", "the embedded language model, from generated text"),

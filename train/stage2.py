@@ -43,7 +43,7 @@ def command(
     settings = resolve(PRESETS, preset, overrides)
     if cf is None:
         cf, _ = find_upstream(out, "cf", dataset.name, dataset.hash)
-    if stage1 is None:
+    if stage1 is None and settings.item_vectors != "cf":
         stage1, _ = find_upstream(out, "stage1", dataset.name, dataset.hash)
     print(train_stage2(dataset, cf, stage1, llm or LLMS[preset], settings, seed, out, resume=resume))
 

@@ -23,6 +23,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.results import Outcome
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender
+from allmrec_jax.inference.yes_no import YesNoRecommender
 from allmrec_jax.models.cf.protocol import CFModel, load_cf
 from allmrec_jax.rng import numpy_rng
 from allmrec_jax.training.cf import bucketed
@@ -82,8 +83,8 @@ class Sources:
 
     Args:
         dataset: what the runs must have been trained on.
-        runs: directories of ``train cf``, ``train stage1`` and ``train stage2`` runs, or of one's own CF arrays. What a
-            stage-2 run was built on is found beside it unless it is given.
+        runs: directories of training runs, or of one's own CF arrays. What a stage-2 or MLP-LLM run was built on is
+            found beside it unless it is given.
         settings: how systems are asked.
         oracle: the ``oracle.npz`` of a synthetic data set.
 
@@ -102,7 +103,7 @@ class Sources:
             if kind in self.runs:
                 raise UserError(f"{self.runs[kind]} and {path} are both {kind}; name one of them")
             self.runs[kind] = path
-        for kind in ("stage2", "stage1"):
+        for kind in ("stage2", "mlp-llm", "stage1"):
             if kind in self.runs:
                 self._find_built_on(kind)
 
@@ -161,6 +162,29 @@ class Sources:
             llm=settings.llm,
             batch_size=settings.batch_size,
             decode=settings.decode,
+        )
+
+    @cached_property
+    def mlp_llm(self) -> LLMRecommender:
+        """MLP-LLM as it was trained."""
+        from allmrec_jax.training.stage2 import load_stage2
+
+        export, settings = load_stage2(self.run("mlp-llm")), self.settings
+        return export.recommender(
+            self.dataset.titles,
+            export.latents(None, self.cf),
+            llm=settings.llm,
+            batch_size=settings.batch_size,
+            decode=settings.decode,
+        )
+
+    def tallrec(self, kind: str) -> LLMRecommender | YesNoRecommender:
+        """TALLRec as it was trained, by one of its two protocols."""
+        from allmrec_jax.training.tallrec import load_tallrec
+
+        settings = self.settings
+        return load_tallrec(self.run(kind)).recommender(
+            self.dataset.titles, llm=settings.llm, batch_size=settings.batch_size, decode=settings.decode
         )
 
     @cached_property
@@ -240,7 +264,7 @@ def cf_scores(cf: CFModel, questions: Questions) -> Float[np.ndarray, "U K"]:
 
 
 def ask(
-    recommender: LLMRecommender,
+    recommender: LLMRecommender | YesNoRecommender,
     questions: Questions,
     users: Float[np.ndarray, "U D"] | None,
     name: str,
@@ -260,9 +284,8 @@ def ask(
     order = np.argsort(tokens[read].sum(axis=1) + tokens[shown].sum(axis=1), kind="stable")
     scores = np.zeros(shown.shape, np.float32)
     texts = [""] * len(shown)
-    answers = recommender.respond(
-        questions.histories[order], shown[order], None if users is None else users[order], texts=generate
-    )
+    vectors = None if users is None else users[order]
+    answers = recommender.respond(questions.histories[order], shown[order], vectors, texts=generate)
     for rows, answer in answers:
         scores[order[rows]] = answer.scores
         for row, text in zip(order[rows], answer.texts or (), strict=False):
@@ -340,6 +363,20 @@ def _allmrec_sbert(sources: Sources, questions: Questions, name: str, advance: A
     return ask(recommender, questions, users, name, generate=sources.settings.generate, advance=advance)
 
 
+def _mlp_llm(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
+    users = user_vectors(sources.cf, questions)
+    return ask(sources.mlp_llm, questions, users, name, generate=sources.settings.generate, advance=advance)
+
+
+def _tallrec_yes_no(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
+    return ask(sources.tallrec("tallrec-yes-no"), questions, None, name, generate=False, advance=advance)
+
+
+def _tallrec_titles(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
+    recommender = sources.tallrec("tallrec-titles")
+    return ask(recommender, questions, None, name, generate=sources.settings.generate, advance=advance)
+
+
 def _items_permuted(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
     """Each item carries another item's vector; padding keeps its own."""
     order = derangement(numpy_rng(sources.settings.seed, "eval/items-permuted"), questions.dataset.num_items)
@@ -364,7 +401,10 @@ SYSTEMS: dict[str, System] = {
     "SASRec": System(_cf, needs="cf"),
     "CF arrays": System(_cf, needs="arrays"),
     "LLM-Only": System(_llm_only, needs="llm", against=CF),
-    "A-LLMRec": System(_allmrec, needs="stage2", against=(*CF, "LLM-Only")),
+    "TALLRec (yes-no)": System(_tallrec_yes_no, needs="tallrec-yes-no", against=(*CF, "LLM-Only")),
+    "TALLRec (titles)": System(_tallrec_titles, needs="tallrec-titles", against=(*CF, "LLM-Only")),
+    "MLP-LLM": System(_mlp_llm, needs="mlp-llm", against=(*CF, "LLM-Only")),
+    "A-LLMRec": System(_allmrec, needs="stage2", against=(*CF, "LLM-Only", "TALLRec (titles)", "MLP-LLM")),
     "A-LLMRec (SBERT)": System(_allmrec_sbert, needs="stage2", against=(*CF, "A-LLMRec")),
     "A-LLMRec, items permuted": System(_items_permuted, needs="stage2", against=("A-LLMRec",)),
     "A-LLMRec, users swapped": System(_users_swapped, needs="stage2", against=("A-LLMRec",)),

@@ -186,7 +186,7 @@ class YesNoRecommender:
         self,
         histories: Int[np.ndarray, "U T"],
         candidates: Int[np.ndarray, "U K"],
-        users: None = None,
+        users: Float[np.ndarray, "U D"] | None = None,
         *,
         texts: bool = False,
     ) -> Iterator[tuple[slice, Response]]:

@@ -74,8 +74,10 @@ class Stage2Settings:
     candidates: int = setting(20, "titles to choose from")
     title_max_tokens: int = setting(32, "tokens that longer titles are cut to")
     style: Literal["neutral", "movies", "games", "goods"] = setting("neutral", "the words of the prompt")
-    item_vectors: Literal["joint", "text", "random", "none"] = setting(
-        "joint", "behind each title: stage 1's joint embedding, its text latent, noise like it, or nothing"
+    item_vectors: Literal["joint", "text", "random", "cf", "none"] = setting(
+        "joint",
+        "behind each title: stage 1's joint embedding, its text latent, noise like it, the CF model's own vector "
+        "without a stage 1 (MLP-LLM), or nothing",
     )
     text_share: float = setting(
         0.0, "share of the item vectors that training draws from the text latents, as for items without interactions"
@@ -87,6 +89,11 @@ class Stage2Settings:
     choose: Literal["best", "last"] = setting("best", "export the best step on validation (Hit@1), or the last one")
     validation_users: int = setting(500, "users in a validation, a seeded sample; one validation each epoch")
     patience: int = setting(0, "validations without improvement before training stops; 0 is never")
+
+    @property
+    def kind(self) -> str:
+        """Of the run: MLP-LLM, which has no stage 1, is a system of its own."""
+        return "mlp-llm" if self.item_vectors == "cf" else "stage2"
 
 
 PRESETS = {
@@ -107,6 +114,9 @@ PRESETS = {
         choose="last",
     ),
 }
+
+MLP_PRESETS = {name: dataclasses.replace(preset, item_vectors="cf", text_share=0.0) for name, preset in PRESETS.items()}
+"""MLP-LLM: the same training with the CF model's item vectors straight into the projector."""
 
 LLMS = {"paper": "facebook/opt-6.7b", "official": "facebook/opt-6.7b", "small": "opt-nano"}
 """The language model of each preset; not a setting, for it may be a path: a run's identity holds its hash."""
@@ -350,14 +360,23 @@ def start_projectors(params: Any, frozen: Frozen, sampler: Sampler) -> Any:
 
 
 def item_latents(
-    stage1: Stage1Export, kind: Literal["joint", "text", "random", "none"], seed: int
+    stage1: Stage1Export | None,
+    kind: Literal["joint", "text", "random", "cf", "none"],
+    seed: int,
+    cf: CFModel | None = None,
 ) -> Float[np.ndarray, "N+1 Dj"] | None:
-    """What stands behind titles, see :attr:`Stage2Settings.item_vectors`.
+    """What stands behind titles, see :attr:`Stage2Settings.item_vectors`; ``cf`` needs a CF model and no stage 1.
 
     ``random`` is normal noise with the joint embeddings' mean and deviation, the same in training and evaluation.
     """
     if kind == "none":
         return None
+    if kind == "cf":
+        if cf is None:
+            raise ValueError("the CF model's item vectors need a CF model")
+        return np.asarray(cf.item_vectors(), np.float32)
+    if stage1 is None:
+        raise ValueError(f"item vectors {kind} need a stage 1")
     if kind == "joint" or kind == "text":
         return np.asarray(stage1.item_latents(kind), np.float32)
     joint = np.asarray(stage1.item_latents("joint"), np.float32)
@@ -368,7 +387,7 @@ def item_latents(
 def train_stage2(
     dataset: Dataset,
     cf_path: Path,
-    stage1_path: Path,
+    stage1_path: Path | None,
     llm_name: str | Path,
     settings: Stage2Settings,
     seed: int,
@@ -382,7 +401,7 @@ def train_stage2(
     Args:
         dataset: the one that both upstream runs were trained on.
         cf_path: a ``train cf`` run, or the user's own arrays.
-        stage1_path: a ``train stage1`` run built on it.
+        stage1_path: a ``train stage1`` run built on it; not read for item vectors ``cf``.
         llm_name: a directory, a hub name or ``opt-nano``.
         settings: see :class:`Stage2Settings`.
         seed: of every random draw.
@@ -396,11 +415,13 @@ def train_stage2(
     if settings.batch_size % settings.accumulation:
         raise UserError(f"accumulation {settings.accumulation} does not divide the batch size {settings.batch_size}")
     cf = load_cf(cf_path, dataset)
-    _, about = find_upstream(out, "stage1", dataset.name, dataset.hash, given=stage1_path)
-    require_upstream(stage1_path, about, "cf", cf.identity)
-    stage1 = load_stage1(stage1_path)
-    upstream = {"cf": cf.identity, "stage1": about["identity"], "llm": llm_hash(llm_name)}
-    run = Run.open(out, dataset.name, "stage2", settings, seed, dataset.hash, upstream, resume=resume)
+    upstream, stage1 = {"cf": cf.identity, "llm": llm_hash(llm_name)}, None
+    if settings.item_vectors != "cf":
+        stage1_path, about = find_upstream(out, "stage1", dataset.name, dataset.hash, given=stage1_path)
+        require_upstream(stage1_path, about, "cf", cf.identity)
+        stage1 = load_stage1(stage1_path)
+        upstream["stage1"] = about["identity"]
+    run = Run.open(out, dataset.name, settings.kind, settings, seed, dataset.hash, upstream, resume=resume)
     if run.done:
         return run.path
 
@@ -409,7 +430,7 @@ def train_stage2(
     if tables.titles.cut and not quiet:
         longer = f", {tables.titles.extended} of them to more so that they differ" if tables.titles.extended else ""
         print(f"{tables.titles.cut} titles were cut to {settings.title_max_tokens} tokens{longer}", file=sys.stderr)
-    latents = item_latents(stage1, settings.item_vectors, seed)
+    latents = item_latents(stage1, settings.item_vectors, seed, cf)
     shown = latents
     if settings.text_share:
         if settings.item_vectors != "joint":
@@ -467,7 +488,7 @@ def train_stage2(
         print(f"{sampler.dropped} old history items were left out to fit {limit} positions", file=sys.stderr)
     chosen = last if settings.choose == "last" else best
     save_arrays(run.export_path("params.safetensors"), jax.device_get(chosen.params))
-    card = {"llm": str(llm_name), "cf": str(cf_path), "stage1": str(stage1_path)}
+    card = {"llm": str(llm_name), "cf": str(cf_path), "stage1": None if stage1 is None else str(stage1_path)}
     write_text(run.export_path("stage2.json"), json.dumps(card, indent=2) + "\n")
     run.finish(
         {
@@ -542,9 +563,9 @@ class Stage2Export:
     llm: str
     params: Any
 
-    def latents(self, stage1: Stage1Export) -> Float[np.ndarray, "N+1 Dj"] | None:
-        """The item vectors of training, from the loaded stage 1."""
-        return item_latents(stage1, self.settings.item_vectors, self.about["seed"])
+    def latents(self, stage1: Stage1Export | None, cf: CFModel | None = None) -> Float[np.ndarray, "N+1 Dj"] | None:
+        """The item vectors of training, from the loaded stage 1 or, for MLP-LLM, the CF model."""
+        return item_latents(stage1, self.settings.item_vectors, self.about["seed"], cf)
 
     def recommender(
         self,
@@ -585,14 +606,14 @@ class Stage2Export:
 
 
 def load_stage2(path: Path | str) -> Stage2Export:
-    """The export of a finished ``train stage2`` run.
+    """The export of a finished ``train stage2`` or ``train mlp-llm`` run.
 
     Raises:
         UserError: there is none at ``path``, or it is damaged.
     """
     path = Path(path)
     about = load_run(path)
-    if about["kind"] != "stage2":
+    if about["kind"] not in ("stage2", "mlp-llm"):
         raise UserError(f"{path} is a {about['kind']} run; a stage2 run is needed here")
     card_path = path / "export" / "stage2.json"
     try:

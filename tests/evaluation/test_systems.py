@@ -36,6 +36,7 @@ from allmrec_jax.training.stage2 import Stage2Settings
 ITEMS, USERS, USER_DIM, ITEM_DIM, HIDDEN = 44, 30, 5, 6, 16
 SETTINGS = Stage2Settings(history_length=3, dtype="float32", title_max_tokens=8)
 DECODE = DecodeSettings(max_new_tokens=6)
+ALLOWED = [name for name, system in SYSTEMS.items() if system.needs in (None, "arrays", "llm", "stage2")]
 
 
 def make_data(path, seed=0):
@@ -222,7 +223,7 @@ def test_systems_are_all_that_the_sources_allow_or_those_named(dataset, project)
     assert choose_systems(bare) == ["Popularity"]
     assert choose_systems(Sources(dataset, [], EvaluationSettings(llm="x"))) == ["Popularity", "LLM-Only"]
     everything = choose_systems(make_sources(dataset, project))
-    assert everything == [name for name in SYSTEMS if name not in ("Oracle", "SASRec")]
+    assert everything == ALLOWED
     assert choose_systems(bare, ["a-llmrec (sbert)", "SASRec"]) == ["SASRec", "A-LLMRec (SBERT)"]
     with pytest.raises(UserError, match=r"unknown system 'BERT4Rec'.*A-LLMRec"):
         choose_systems(bare, ["BERT4Rec"])
@@ -266,7 +267,7 @@ def test_program_writes_what_the_contract_says(dataset, project, tmp_path, capsy
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "out")
 
     results = json.loads((tmp_path / "out" / "results.json").read_text())
-    names = [name for name in SYSTEMS if name not in ("Oracle", "SASRec")]
+    names = ALLOWED
     assert list(results["systems"]) == names
     candidates = load_candidates(dataset, seed=3, max_users=20)
     assert {run["candidates_sha"] for run in results["runs"]} == {candidates.sha256}

@@ -435,3 +435,21 @@ def test_text_share_and_warm_start_train(project, dataset, monkeypatch):
         project.train(dataclasses.replace(SETTINGS, text_share=0.5, item_vectors="text"))
     with pytest.raises(UserError, match="needs both user and item vectors"):
         project.train(dataclasses.replace(SETTINGS, warm_start_steps=3, user_vector=False))
+
+
+def test_mlp_llm_is_stage_2_on_the_cf_models_own_vectors(project, dataset):
+    where = project.arrays, None, project.path / "llm"
+    settings = dataclasses.replace(SETTINGS, item_vectors="cf")
+    assert settings.kind == "mlp-llm" and all(preset.kind == "mlp-llm" for preset in stage2.MLP_PRESETS.values())
+    path = train_stage2(dataset, *where, settings, 0, project.path / "out", quiet=True)
+    assert set(load_run(path)["upstream"]) == {"cf", "llm"} and path.parent.name == "mlp-llm"
+    export, cf = load_stage2(path), load_cf(project.arrays, dataset)
+    np.testing.assert_array_equal(export.latents(None, cf), cf.item_vectors())
+    assert export.params["item_in"]["kernel"].shape[0] == USER_DIM
+    recommender = export.recommender(dataset.titles, export.latents(None, cf), batch_size=2)
+    users = dataset.users_with("test")[:2]
+    histories, _ = dataset.history(users, "test", 50)
+    vectors = np.load(project.arrays / "users_test.npy")[users]
+    assert np.isfinite(recommender.rank(histories, np.tile(np.arange(1, 5), (2, 1)), vectors)).all()
+    with pytest.raises(UserError, match="text_share goes with item vectors joint"):
+        train_stage2(dataset, *where, dataclasses.replace(settings, text_share=0.5), 0, project.path, quiet=True)
