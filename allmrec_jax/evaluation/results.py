@@ -23,7 +23,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.evaluation.intervals import bootstrap
+from allmrec_jax.evaluation.intervals import bootstrap, paired_test
 from allmrec_jax.evaluation.metrics import (
     GENERATION,
     RANKING,
@@ -135,7 +135,8 @@ def summarize(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Tables of metrics with intervals, and of paired differences.
 
-    A user who was asked under several seeds counts once, with the mean over seeds: intervals resample users.
+    A user who was asked under several seeds counts once, with the mean over seeds: intervals resample users. A system
+    may have been asked about a part of the users only; it is then compared on these.
 
     Args:
         frame: of :func:`users_frame`, or several of them one under the other.
@@ -148,38 +149,64 @@ def summarize(
         high]}}``. Slices without users are left out.
 
     Raises:
-        ValueError: systems were asked about different users.
+        ValueError: systems were asked about different users, neither's among the other's.
     """
-    values: dict[str, dict[str, np.ndarray]] = {}
-    reference = None
-    for system in frame["system"].unique(maintain_order=True):
-        part, values[system] = _per_user(frame, system)
-        if reference is None:
-            reference = part
-        elif not part.equals(reference):
-            raise ValueError(f"{system} and {next(iter(values))} were asked about different users")
-    if reference is None:
-        raise ValueError("no system to summarize")
-
-    columns = {(system, metric): row for system, metrics in values.items() for metric, row in metrics.items()}
-    for first, second in pairs:
-        for metric, name in (("hit@1", first), ("strict_hit@1", f"{first}, generated")):
-            if metric in values[first]:
-                columns["paired", f"{name} - {second}"] = values[first][metric] - values[second]["hit@1"]
-
-    systems: dict[str, Any] = {system: {} for system in values}
-    paired: dict[str, Any] = {name: {} for kind, name in columns if kind == "paired"}
-    for name in SLICES:
-        inside = reference["slices"].list.contains(name).to_numpy()
-        if not inside.any():
-            continue
-        intervals = bootstrap(np.stack([row[inside] for row in columns.values()], axis=1), seed=seed)
-        for (kind, key), interval in zip(columns, intervals.tolist(), strict=True):
-            if kind == "paired":
-                paired[key][name] = interval
-            else:
-                systems[kind].setdefault(name, {"n": int(inside.sum())})[key] = interval
+    asked = _asked(frame)
+    systems: dict[str, Any] = {system: {} for system in asked}
+    for system, (users, metrics) in asked.items():
+        for name, inside in _slices(users):
+            intervals = bootstrap(np.stack([row[inside] for row in metrics.values()], axis=1), seed=seed)
+            systems[system][name] = {"n": int(inside.sum()), **dict(zip(metrics, intervals.tolist(), strict=True))}
+    paired: dict[str, Any] = {}
+    for key, users, difference in _differences(asked, pairs):
+        paired[key] = {
+            name: bootstrap(difference[inside, None], seed=seed)[0].tolist() for name, inside in _slices(users)
+        }
     return systems, paired
+
+
+def significance(
+    frame: "pl.DataFrame", pairs: Sequence[tuple[str, str]], *, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """p-values of the paired differences of :func:`summarize`, ``{"A - B": {slice: p}}``, for each test alone."""
+    return {
+        key: {name: paired_test(difference[inside], seed=seed) for name, inside in _slices(users)}
+        for key, users, difference in _differences(_asked(frame), pairs)
+    }
+
+
+_Asked = dict[str, "tuple[pl.DataFrame, dict[str, np.ndarray]]"]
+
+
+def _asked(frame: "pl.DataFrame") -> _Asked:
+    """Each system's users and metrics; of two systems one has all users of the other."""
+    asked = {system: _per_user(frame, system) for system in frame["system"].unique(maintain_order=True)}
+    if not asked:
+        raise ValueError("no system to summarize")
+    largest, (everyone, _) = max(asked.items(), key=lambda item: len(item[1][0]))
+    for system, (users, _) in asked.items():
+        if not users.equals(everyone.filter(everyone["user"].is_in(users["user"].implode()))):
+            raise ValueError(f"{system} and {largest} were asked about different users")
+    return asked
+
+
+def _slices(users: "pl.DataFrame") -> Iterator[tuple[str, np.ndarray]]:
+    """The slices that have users, and which those are."""
+    for name in SLICES:
+        inside = users["slices"].list.contains(name).to_numpy()
+        if inside.any():
+            yield name, inside
+
+
+def _differences(asked: _Asked, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[str, "pl.DataFrame", np.ndarray]]:
+    """Each pair's name, the users that both were asked about, and the difference for each."""
+    for first, second in pairs:
+        (users, metrics), (others, base) = asked[first], asked[second]
+        both = users.filter(users["user"].is_in(others["user"].implode()))
+        ours, theirs = (every["user"].is_in(both["user"].implode()).to_numpy() for every in (users, others))
+        for metric, name in (("hit@1", first), ("strict_hit@1", f"{first}, generated")):
+            if metric in metrics:
+                yield f"{name} - {second}", both, metrics[metric][ours] - base["hit@1"][theirs]
 
 
 def _per_user(frame: "pl.DataFrame", system: str) -> "tuple[pl.DataFrame, dict[str, np.ndarray]]":
@@ -224,12 +251,14 @@ def write_results(
         UserError: the disk is full; what stood in the directory before is intact.
     """
     systems, paired = summarize(frame, pairs)
+    tests = significance(frame, pairs)
     results = {
         "schema": SCHEMA,
         "data": dict(data),
         "runs": [dict(run) for run in runs],
         "systems": systems,
         "paired": paired,
+        "tests": tests,
         "settings": dict(settings),
         "versions": dict(versions),
         "times": dict(times),

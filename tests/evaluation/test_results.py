@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.evaluation.results import Outcome, read_users, summarize, table, users_frame, write_results
+from allmrec_jax.evaluation.results import (
+    Outcome,
+    read_users,
+    significance,
+    summarize,
+    table,
+    users_frame,
+    write_results,
+)
 
 USERS = np.arange(60) * 3
 CANDIDATES = np.stack([np.random.default_rng(user).permutation(np.arange(1, 41))[:20] for user in USERS])
@@ -87,7 +95,21 @@ def test_systems_asked_about_different_users_are_not_compared():
     import polars as pl
 
     with pytest.raises(ValueError, match="different users"):
-        summarize(frame().filter((pl.col("system") == "SASRec") | (pl.col("user") > 0)))
+        apart = (pl.col("system") == "SASRec") ^ (pl.col("user") == 0)
+        summarize(frame().filter(apart))
+
+
+def test_a_system_asked_about_fewer_users_is_compared_on_those():
+    import polars as pl
+
+    some = USERS[:20].tolist()
+    part = frame().filter((pl.col("system") == "SASRec") | pl.col("user").is_in(some))
+    systems, paired = summarize(part, [("A-LLMRec", "SASRec")])
+    assert (systems["SASRec"]["all"]["n"], systems["A-LLMRec"]["all"]["n"]) == (60, 20)
+    assert systems["SASRec"] == summarize(frame())[0]["SASRec"]
+    alone = frame().filter(pl.col("user").is_in(some))
+    assert paired == summarize(alone, [("A-LLMRec", "SASRec")])[1]
+    assert significance(part, [("A-LLMRec", "SASRec")]) == significance(alone, [("A-LLMRec", "SASRec")])
 
 
 def test_an_empty_slice_is_left_out():
