@@ -37,30 +37,65 @@ def settings_options(presets: Mapping[str, Any], *, default: str = "paper") -> C
 
     The command receives ``preset: str`` and ``overrides: dict`` (only what the user gave), ready for :func:`resolve`.
     """
-    cls = type(presets[default])
-    hints = typing.get_type_hints(cls)
+    options = {
+        field.name: _option(field, hint, {name: getattr(preset, field.name) for name, preset in presets.items()})
+        for field, hint in _fields(presets[default])
+    }
+    return _decorator(options, list(presets), default)
 
+
+def model_options(
+    models: Mapping[str, Mapping[str, Any]], default_model: str, *, default: str = "paper"
+) -> Callable[[Callable], Callable]:
+    """:func:`settings_options` where each model has presets and settings of its own.
+
+    The command receives ``model: str``, ``preset: str`` and ``overrides: dict``; ``resolve(models[model], …)`` refuses
+    a preset or setting that the model does not have. The dataclasses' field ``model`` is no option of its own.
+    """
+    found: dict[str, tuple[dataclasses.Field, Any]] = {}
+    for presets in models.values():
+        for field, hint in _fields(presets[default]):
+            found.setdefault(field.name, (field, hint))
+    options = {}
+    for name, (field, hint) in found.items():
+        values: dict[str, Any] = {}
+        for model, presets in models.items():
+            each = {preset: getattr(value, name) for preset, value in presets.items() if hasattr(value, name)}
+            same = len(set(map(repr, each.values()))) == 1
+            values |= {model: each[default]} if same else {f"{model} {preset}": v for preset, v in each.items()}
+        if name != "model":
+            options[name] = _option(field, hint, values)
+    choice = click.option(
+        "--model", type=click.Choice(list(models)), default=default_model, show_default=True, help="Which model."
+    )
+    known = list(dict.fromkeys(preset for presets in models.values() for preset in presets))
+    return lambda command: choice(_decorator(options, known, default)(command))
+
+
+def _fields(settings: Any) -> list[tuple[dataclasses.Field, Any]]:
+    hints = typing.get_type_hints(type(settings))
+    return [(field, hints[field.name]) for field in dataclasses.fields(settings)]
+
+
+def _decorator(options: Mapping[str, Callable], presets: list[str], default: str) -> Callable[[Callable], Callable]:
     def decorate(command: Callable) -> Callable:
-        names = [field.name for field in dataclasses.fields(cls)]
-
         def wrapped(**kwargs: Any) -> Any:
-            overrides = {name: value for name in names if (value := kwargs.pop(name)) is not None}
+            overrides = {name: value for name in options if (value := kwargs.pop(name)) is not None}
             return command(overrides=overrides, **kwargs)
 
         wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
         wrapped.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
-        for field in reversed(dataclasses.fields(cls)):
-            wrapped = _option(field, hints[field.name], presets)(wrapped)
-        return click.option("--preset", type=click.Choice(list(presets)), default=default, show_default=True)(wrapped)
+        for option in reversed(list(options.values())):
+            wrapped = option(wrapped)
+        return click.option("--preset", type=click.Choice(presets), default=default, show_default=True)(wrapped)
 
     return decorate
 
 
-def _option(field: dataclasses.Field, hint: Any, presets: Mapping[str, Any]) -> Callable:
+def _option(field: dataclasses.Field, hint: Any, values: Mapping[str, Any]) -> Callable:
     flag = "--" + field.name.replace("_", "-")
-    values = {name: getattr(preset, field.name) for name, preset in presets.items()}
     shown = ", ".join(f"{name} {value}" for name, value in values.items())
-    if len(set(map(repr, values.values()))) == 1:
+    if len(set(map(repr, values.values()))) == 1 and len(values) > 1:
         shown = str(next(iter(values.values())))
     help = f"{field.metadata['help']}  [{shown}]"
     if hint is bool:

@@ -5,26 +5,26 @@ from pathlib import Path
 import click
 
 from allmrec_jax.data.dataset import load_dataset
-from allmrec_jax.settings import resolve, settings_options
+from allmrec_jax.settings import model_options, resolve
 from allmrec_jax.training.cf import PRESETS, train_cf
 
 
 @click.command(
     name="cf",
-    epilog="Example: allmrec train cf --data data/Movies --preset paper --seed 1",
+    epilog="Example: allmrec train cf --data data/Movies --model gru4rec --preset paper --seed 1",
 )
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="A data set made by `allmrec prepare`.")
-@settings_options(PRESETS)
+@model_options(PRESETS, "sasrec")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("checkpoints"), show_default=True)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint of an interrupted run.")
-def command(data: Path, preset: str, overrides: dict, seed: int, out: Path, resume: bool) -> None:
+def command(data: Path, model: str, preset: str, overrides: dict, seed: int, out: Path, resume: bool) -> None:
     """Train the collaborative-filtering model on next-item prediction, and export it.
 
     Prints the run's directory last; later stages take it as --cf.
     """
     dataset = load_dataset(data)
-    print(train_cf(dataset, resolve(PRESETS, preset, overrides), seed, out, resume=resume))
+    print(train_cf(dataset, resolve(PRESETS[model], preset, overrides), seed, out, resume=resume))
 
 
 if __name__ == "__main__":

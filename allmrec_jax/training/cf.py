@@ -25,8 +25,12 @@ from jaxtyping import Array, Float, Int
 from allmrec_jax.data.dataset import CUTS, Dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path, save_arrays, write_text
+from allmrec_jax.models.cf import gru4rec, ncf, nextitnet, sasrec, sequential
+from allmrec_jax.models.cf.gru4rec import GRU4Rec, GRU4RecCF, GRU4RecConfig
+from allmrec_jax.models.cf.ncf import NCF, NCFConfig, NeuMF
+from allmrec_jax.models.cf.nextitnet import NextItNet, NextItNetCF, NextItNetConfig
 from allmrec_jax.models.cf.protocol import CFModel
-from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig, init_params, logits
+from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.settings import setting
 from allmrec_jax.training.loop import LoopSettings, train_loop
@@ -39,17 +43,14 @@ EVALUATION_ROWS = 256
 
 @dataclasses.dataclass(frozen=True)
 class CFSettings:
-    """What decides a CF model's numbers."""
+    """What decides a CF model's numbers, whichever model it is; subclasses add their own and a ``module``."""
 
-    model: Literal["sasrec"] = setting("sasrec", "which CF model")
-    dim: int = setting(50, "width of item and user vectors")
-    blocks: int = setting(2, "self-attention blocks")
-    heads: int = setting(1, "attention heads")
-    max_length: int = setting(50, "items of history at most")
-    dropout: float = setting(0.5, "dropout rate")
+    model: str = setting("", "which CF model")
+    dim: int = setting(50, "width of item and user vectors; NCF has as much for its GMF and for its MLP")
+    max_length: int = setting(50, "items of history at most, the latest")
     learning_rate: float = setting(1e-3, "Adam's learning rate")
     beta2: float = setting(0.98, "Adam's second moment decay")
-    batch_size: int = setting(128, "users in a batch")
+    batch_size: int = setting(128, "users in a batch, with all of their positions")
     epochs: int = setting(200, "epochs at most")
     loss: Literal["bce", "softmax"] = setting(
         "bce", "binary cross-entropy with one uniform negative per position, or cross-entropy over all items"
@@ -72,23 +73,113 @@ class CFSettings:
         if self.patience < 0 or self.learning_rate <= 0 or not 0 <= self.beta2 < 1:
             raise UserError("CF training: patience is at least 0, learning_rate above 0, beta2 in [0, 1)")
 
+    def module(self, num_users: int, num_items: int) -> Any:
+        """The model."""
+        raise NotImplementedError
 
-PRESETS = {
-    "paper": CFSettings(),
-    "official": CFSettings(sampling="with-replacement", buckets=1, choose="last", evaluate_every=20, patience=0),
-    "small": CFSettings(
-        max_length=24,
-        dropout=0.3,
-        learning_rate=3e-3,
-        loss="softmax",
-        buckets=2,
-        epochs=20,
-        evaluate_every=2,
-        patience=3,
-    ),
+
+@dataclasses.dataclass(frozen=True)
+class SASRecSettings(CFSettings):
+    """SASRec's: the paper's values."""
+
+    model: Literal["sasrec"] = setting("sasrec", "which CF model")
+    blocks: int = setting(2, "self-attention blocks")
+    heads: int = setting(1, "attention heads")
+    dropout: float = setting(0.5, "dropout rate")
+
+    def module(self, num_users: int, num_items: int) -> SASRec:
+        """The model."""
+        config = SASRecConfig(num_items, self.dim, self.blocks, self.heads, self.max_length, self.dropout)
+        return SASRec(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class GRU4RecSettings(CFSettings):
+    """GRU4Rec's: d, batch and optimizer as the paper has them, the rest RecBole 1.2.1's defaults but for the loss."""
+
+    model: Literal["gru4rec"] = setting("gru4rec", "which CF model")
+    beta2: float = setting(0.999, "Adam's second moment decay")
+    hidden: int = setting(128, "GRU4Rec: width of the GRU's state. NCF: of the MLP's first layer, twice the second's")
+    layers: int = setting(1, "GRU layers")
+    dropout: float = setting(0.3, "dropout rate")
+
+    def module(self, num_users: int, num_items: int) -> GRU4Rec:
+        """The model."""
+        config = GRU4RecConfig(num_items, self.dim, self.hidden, self.layers, self.max_length, self.dropout)
+        return GRU4Rec(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class NextItNetSettings(CFSettings):
+    """NextItNet's, from the same sources as GRU4Rec's."""
+
+    model: Literal["nextitnet"] = setting("nextitnet", "which CF model")
+    beta2: float = setting(0.999, "Adam's second moment decay")
+    kernel: int = setting(3, "taps of a convolution")
+    dilations: str = setting("1,4", "of successive residual blocks; microsoft/recommenders: 1,2,4,1,2,4")
+    repeats: int = setting(5, "how often these blocks follow each other; microsoft/recommenders: 1")
+
+    def module(self, num_users: int, num_items: int) -> NextItNet:
+        """The model."""
+        config = NextItNetConfig(num_items, self.dim, self.kernel, self.dilations, self.repeats, self.max_length)
+        return NextItNet(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class NCFSettings(CFSettings):
+    """NCF's (NeuMF), from the same sources as GRU4Rec's. It has no use for order, so it may see longer histories."""
+
+    model: Literal["ncf"] = setting("ncf", "which CF model")
+    max_length: int = setting(200, "items of history at most, the latest")
+    beta2: float = setting(0.999, "Adam's second moment decay")
+    hidden: int = setting(128, "GRU4Rec: width of the GRU's state. NCF: of the MLP's first layer, twice the second's")
+    dropout: float = setting(0.1, "dropout rate")
+
+    def module(self, num_users: int, num_items: int) -> NeuMF:
+        """The model."""
+        config = NCFConfig(num_users, num_items, self.dim, self.hidden, self.dropout)
+        return NeuMF(config)
+
+
+_SMALL: dict[str, Any] = dict(learning_rate=3e-3, loss="softmax", buckets=2, epochs=20, evaluate_every=2, patience=3)
+
+PRESETS: dict[str, dict[str, CFSettings]] = {
+    "sasrec": {
+        "paper": SASRecSettings(),
+        "official": SASRecSettings(
+            sampling="with-replacement", buckets=1, choose="last", evaluate_every=20, patience=0
+        ),
+        "small": SASRecSettings(max_length=24, dropout=0.3, **_SMALL),
+    },
+    "nextitnet": {
+        "paper": NextItNetSettings(),
+        "small": NextItNetSettings(max_length=24, repeats=1, **_SMALL),
+    },
+    "gru4rec": {"paper": GRU4RecSettings(), "small": GRU4RecSettings(max_length=24, **_SMALL)},
+    "ncf": {"paper": NCFSettings(), "small": NCFSettings(max_length=100, **_SMALL | {"loss": "bce", "epochs": 40})},
 }
-"""``paper``: the paper's values, with the epoch chosen on validation. ``official``: the public code's. ``small``: the
-embedded data in half a minute; full softmax ends higher there than BCE does (NDCG@10 0.50 against 0.48)."""
+"""By model. ``paper``: the paper's values, with the epoch chosen on validation. ``official``: the public code's, for
+SASRec only. ``small``: the embedded data in half a minute; for SASRec full softmax ends higher there than BCE does
+(NDCG@10 0.50 against 0.48)."""
+
+
+class Architecture(NamedTuple):
+    """What training asks of a CF model; ``states`` and ``scores`` as in :mod:`allmrec_jax.models.cf.sequential`."""
+
+    cf: Any
+    """The class behind the CF protocol, made of a configuration, parameters and an identity."""
+    init_params: Callable[[Any, jax.Array], dict[str, Any]]
+    states: Callable[..., Float[Array, "B T D"]]
+    scores: Callable[..., Float[Array, "B T"]]
+
+
+ARCHITECTURES = {
+    SASRec: Architecture(SASRecCF, sasrec.init_params, sequential.states, sequential.scores),
+    NextItNet: Architecture(NextItNetCF, nextitnet.init_params, sequential.states, sequential.scores),
+    GRU4Rec: Architecture(GRU4RecCF, gru4rec.init_params, sequential.states, sequential.scores),
+    NeuMF: Architecture(NCF, ncf.init_params, ncf.states, ncf.scores),
+}
+"""By module."""
 
 
 class Bucket(NamedTuple):
@@ -96,6 +187,8 @@ class Bucket(NamedTuple):
 
     tokens: Int[Array, "U L+1"]
     """Training items, left-padded: all but the last column is the input, all but the first the targets."""
+    users: Int[Array, "U"]
+    """Their indices in the data set."""
     start: Int[Array, "U"]
     """Where the user's part of :attr:`TrainData.taken` begins …"""
     end: Int[Array, "U"]
@@ -148,14 +241,14 @@ def choose_widths(lengths: Int[np.ndarray, "U"], count: int, max_length: int) ->
 
 
 def load_train_data(dataset: Dataset, settings: CFSettings) -> TrainData:
-    """The users with at least two training items, in buckets.
+    """The users with something to learn from, in buckets: two training items, or one for NCF, which has no history.
 
     Raises:
         UserError: there are none, or one of them has met every item, so that no negative is left.
     """
     counts = dataset.lengths - np.where(dataset.lengths >= 3, 2, 0)
     ends = dataset.offsets[:-1] + counts
-    users = np.flatnonzero(counts >= 2)
+    users = np.flatnonzero(counts >= (1 if settings.model == "ncf" else 2))
     if not len(users):
         raise UserError(f"{dataset.path}: no user has two training items; there is nothing to learn from")
     owner = np.repeat(np.arange(dataset.num_users), dataset.lengths)
@@ -170,15 +263,17 @@ def load_train_data(dataset: Dataset, settings: CFSettings) -> TrainData:
     first = np.searchsorted(owner, owner)
     taken = items - 1 - (np.arange(len(items)) - first)
 
-    lengths = np.minimum(counts[users] - 1, settings.max_length)
+    lengths = np.clip(counts[users] - 1, 1, settings.max_length)
     widths = choose_widths(lengths, settings.buckets, settings.max_length)
     buckets = []
     for below, width in zip([0, *widths], widths, strict=False):
         chosen = (lengths > below) & (lengths <= width)
-        columns = ends[users[chosen], None] + np.arange(-width - 1, 0)
-        real = columns >= dataset.offsets[users[chosen], None]
-        tokens = np.where(real, dataset.items[np.where(real, columns, 0)], 0)
-        buckets.append(Bucket(*(jnp.asarray(a, jnp.int32) for a in (tokens, start[chosen], end[chosen]))))
+        places = ends[users[chosen], None] + np.arange(-width - 1, 0)
+        real = places >= dataset.offsets[users[chosen], None]
+        tokens = np.where(real, dataset.items[np.where(real, places, 0)], 0)
+        buckets.append(
+            Bucket(*(jnp.asarray(a, jnp.int32) for a in (tokens, users[chosen], start[chosen], end[chosen])))
+        )
     return TrainData(tuple(buckets), jnp.asarray(taken, jnp.int32))
 
 
@@ -200,26 +295,34 @@ def draw_negatives(
 
 
 def bucket_loss(
-    model: SASRec,
+    model: Any,
     loss: Literal["bce", "softmax"],
     params: Any,
     bucket: Bucket,
     taken: Int[Array, "total"],
     key: jax.Array,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Summed loss over the positions with an item of a batch from one bucket, and how many there are."""
+    """Summed loss over the positions with an item of a batch from one bucket, and how many there are.
+
+    A sequence model predicts each item but the first from those before it; NeuMF each item from the user.
+    """
+    _, _, states, scores = ARCHITECTURES[type(model)]
     dropout_key, negative_key = jax.random.split(key)
-    inputs, positives = bucket.tokens[:, :-1], bucket.tokens[:, 1:]
+    if isinstance(model, NeuMF):
+        inputs = positives = bucket.tokens
+    else:
+        inputs, positives = bucket.tokens[:, :-1], bucket.tokens[:, 1:]
     mask = inputs != 0
-    hidden = jnp.asarray(model.apply({"params": params}, inputs, deterministic=False, rngs={"dropout": dropout_key}))
-    likes = logits(params, hidden, positives)
+    hidden = states(model, params, bucket.users, inputs, dropout_key)
+    likes = scores(model, params, hidden, positives, dropout_key)
     if loss == "bce":
         time, items = inputs.shape[1], model.config.num_items
         negatives = draw_negatives(negative_key, taken, bucket.start, bucket.end, items, time)
-        losses = jax.nn.softplus(-likes) + jax.nn.softplus(logits(params, hidden, negatives))
+        # NeuMF's dropout acts on scores: that of the negatives is drawn on its own.
+        dislikes = scores(model, params, hidden, negatives, negative_key)
+        losses = jax.nn.softplus(-likes) + jax.nn.softplus(dislikes)
     else:
-        everything = jnp.einsum("btd,nd->btn", hidden, params["item_embedding"][1:])
-        losses = jax.nn.logsumexp(everything, axis=-1) - likes
+        losses = jax.nn.logsumexp(scores(model, params, hidden, None, dropout_key), axis=-1) - likes
     return jnp.sum(jnp.where(mask, losses, 0.0)), jnp.sum(mask, dtype=jnp.float32)
 
 
@@ -246,7 +349,7 @@ def batch_rows(key: jax.Array, users: int, total: int, steps: int, settings: CFS
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_epoch(
-    model: SASRec, settings: CFSettings, steps: int, state: CFState, data: TrainData, key: jax.Array
+    model: Any, settings: CFSettings, steps: int, state: CFState, data: TrainData, key: jax.Array
 ) -> tuple[CFState, dict[str, Float[Array, ""]]]:
     """One epoch, every draw of it made from ``key``; ``state`` is donated."""
     optimizer = make_optimizer(settings)
@@ -282,6 +385,7 @@ class ValidationBatch(NamedTuple):
     """Users of one width; empty rows have weight 0."""
 
     histories: Int[Array, "B T"]
+    users: Int[Array, "B"]
     candidates: Int[Array, "B K"]
     """The validation item first."""
     weight: Float[Array, "B"]
@@ -315,7 +419,9 @@ def load_validation(dataset: Dataset, settings: CFSettings, seed: int) -> list[V
     for chosen, part in bucketed(histories):
         rows = np.resize(chosen, EVALUATION_ROWS)
         weight = np.arange(EVALUATION_ROWS) < len(chosen)
-        batches.append(ValidationBatch(*map(jnp.asarray, (part, candidates[rows], weight.astype(np.float32)))))
+        batches.append(
+            ValidationBatch(*map(jnp.asarray, (part, users[rows], candidates[rows], weight.astype(np.float32))))
+        )
     return batches
 
 
@@ -336,9 +442,10 @@ def bucketed(histories: Int[np.ndarray, "U T"]) -> Iterator[tuple[np.ndarray, In
 
 
 @partial(jax.jit, static_argnums=0)
-def _validate(model: SASRec, params: Any, batch: ValidationBatch) -> dict[str, Float[Array, ""]]:
-    users = jnp.asarray(model.apply({"params": params}, batch.histories))[:, -1:]
-    scores = logits(params, users, batch.candidates)
+def _validate(model: Any, params: Any, batch: ValidationBatch) -> dict[str, Float[Array, ""]]:
+    architecture = ARCHITECTURES[type(model)]
+    users = architecture.states(model, params, batch.users, batch.histories, None)[:, -1:]
+    scores = architecture.scores(model, params, users, batch.candidates, None)
     # A negative that ties with the target counts as before it, so that constant scores earn nothing.
     rank = jnp.sum(scores[:, 1:] >= scores[:, :1], axis=1)
     gain = 1 / jnp.log2(rank.astype(jnp.float32) + 2)
@@ -348,7 +455,7 @@ def _validate(model: SASRec, params: Any, batch: ValidationBatch) -> dict[str, F
 
 
 def make_validation(
-    model: SASRec, dataset: Dataset, settings: CFSettings, seed: int
+    model: Any, dataset: Dataset, settings: CFSettings, seed: int
 ) -> Callable[[CFState], dict[str, float]]:
     """A function from a state to Hit@1, Hit@10 and NDCG@10 among the validation item and its negatives."""
     batches = load_validation(dataset, settings, seed)
@@ -405,14 +512,12 @@ def train_cf(
     run = Run.open(out, dataset.name, "cf", settings, seed, dataset.hash, {}, resume=resume)
     if run.done:
         return run.path
-    config = SASRecConfig(
-        dataset.num_items, settings.dim, settings.blocks, settings.heads, settings.max_length, settings.dropout
-    )
-    model = SASRec(config)
+    model = settings.module(dataset.num_users, dataset.num_items)
+    architecture = ARCHITECTURES[type(model)]
     data = load_train_data(dataset, settings)
     validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0
     evaluate = make_validation(model, dataset, settings, seed) if validates else None
-    params = init_params(config, jax_key(seed, "cf-init"))
+    params = architecture.init_params(model.config, jax_key(seed, "cf-init"))
     state = CFState(params, make_optimizer(settings).init(params))
     steps = steps_per_epoch(data, settings, dataset.num_users)
 
@@ -438,7 +543,7 @@ def train_cf(
             log=log,
         )
     chosen = (best if settings.choose == "best" else last).params
-    cf = SASRecCF(config, chosen, run.identity)
-    export_cf(run, settings.model, config, chosen, cf, dataset, settings.max_length)
+    cf = architecture.cf(model.config, chosen, run.identity)
+    export_cf(run, settings.model, model.config, chosen, cf, dataset, settings.max_length)
     run.finish({"model": settings.model, "epoch": run.best_step() or run.latest_step()})
     return run.path

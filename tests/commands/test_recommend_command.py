@@ -15,7 +15,7 @@ from allmrec_jax.convert.opt import save_opt
 from allmrec_jax.convert.sentence_transformers import save_sentence_encoder
 from allmrec_jax.data.dataset import Dataset, write_dataset
 from allmrec_jax.inference.recommend import NewItem, load_recommender
-from allmrec_jax.training.cf import CFSettings, train_cf
+from allmrec_jax.training.cf import SASRecSettings, train_cf
 from allmrec_jax.training.sbert_nano import SbertNanoSettings, new_encoder
 from allmrec_jax.training.stage1 import Stage1Settings, load_stage1, train_stage1
 from allmrec_jax.training.stage2 import Stage2Settings, train_stage2
@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     out = root / "out"
     # Adam's bias correction in optax raises a float to an integer count, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):
-        few = CFSettings(dim=8, blocks=1, epochs=1, buckets=1, choose="last", evaluate_every=1)
+        few = SASRecSettings(dim=8, blocks=1, epochs=1, buckets=1, choose="last", evaluate_every=1)
         cf = train_cf(dataset, few, 0, out, quiet=True)
         one = Stage1Settings(epochs=1, batch_size=USERS, latent_dim=12, validation_users=4, text_max_tokens=16)
         stage1 = train_stage1(dataset, cf, root / "sbert", one, 0, out, quiet=True)

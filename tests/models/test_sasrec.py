@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig, init_params, logits
+from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig, init_params
+from allmrec_jax.models.cf.sequential import logits
 
 ITEMS, DIM, LENGTH = 40, 12, 10
 

@@ -15,9 +15,9 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.protocol import ArrayCF, load_cf
 from allmrec_jax.models.cf.sasrec import SASRec, SASRecConfig, init_params
 from allmrec_jax.training import cf
-from allmrec_jax.training.cf import CFSettings, CFState
+from allmrec_jax.training.cf import CFState, SASRecSettings
 
-SETTINGS = CFSettings(
+SETTINGS = SASRecSettings(
     dim=16, blocks=1, max_length=12, dropout=0.1, learning_rate=1e-2, batch_size=32, epochs=12, buckets=2,
     evaluate_every=2, patience=0, validation_negatives=20,
 )  # fmt: skip
@@ -78,7 +78,7 @@ def test_training_data_holds_training_items_only(dataset):
     assert len(data.buckets) == 2
     seen = []
     for bucket in data.buckets:
-        for row, start, end in zip(*map(np.asarray, bucket), strict=True):
+        for row, _, start, end in zip(*map(np.asarray, bucket), strict=True):
             taken = np.asarray(data.taken)[start:end]
             items = set((taken + 1 + np.arange(len(taken))).tolist())
             assert items >= set(row[row > 0].tolist())
@@ -118,7 +118,7 @@ def test_an_epoch_meets_each_user_once(dataset):
 
 
 def test_official_draws_with_replacement(dataset):
-    official = cf.PRESETS["official"]
+    official = cf.PRESETS["sasrec"]["official"]
     data = cf.load_train_data(dataset, official)
     assert [bucket.tokens.shape for bucket in data.buckets] == [(301, 51)]
     assert cf.steps_per_epoch(data, official, dataset.num_users) == 302 // 128
@@ -137,7 +137,7 @@ def test_loss_matches_torch_at_every_width(loss, width):
     taken = jnp.asarray(items - 1 - np.arange(8), jnp.int32)
     tokens = np.zeros((2, width + 1), np.int32)
     tokens[0, -4:], tokens[1, -2:] = [3, 9, 1, 4], [7, 8]
-    bucket = cf.Bucket(jnp.asarray(tokens), jnp.array([0, 0]), jnp.array([8, 8]))
+    bucket = cf.Bucket(jnp.asarray(tokens), jnp.array([0, 0]), jnp.array([0, 0]), jnp.array([8, 8]))
     with jax.numpy_dtype_promotion("strict"):
         bucket_loss = jax.jit(cf.bucket_loss, static_argnums=(0, 1))
         total, count = bucket_loss(model, loss, params, bucket, taken, jax.random.key(1))

@@ -22,8 +22,14 @@ from allmrec_jax.data.dataset import CUTS, Cut, Dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.training.run import find_upstream
 
-LOADERS = {"sasrec": "allmrec_jax.models.cf.sasrec:from_export"}
-"""Model name to ``module:function(directory, config, identity) -> CFModel``, imported when it is needed."""
+LOADERS = {
+    "sasrec": "allmrec_jax.models.cf.sasrec:SASRecCF",
+    "gru4rec": "allmrec_jax.models.cf.gru4rec:GRU4RecCF",
+    "nextitnet": "allmrec_jax.models.cf.nextitnet:NextItNetCF",
+    "ncf": "allmrec_jax.models.cf.ncf:NCF",
+}
+"""Model name to ``module:class``, imported when it is needed. ``from_export(directory, config, identity)`` of the class
+gives the :class:`CFModel`."""
 
 
 class CFModel(Protocol):
@@ -77,6 +83,12 @@ class CFModel(Protocol):
         candidates: Int[Array | np.ndarray, "B K"],
     ) -> Float[Array, "B K"]:
         """How much each user likes each candidate: higher is better, the scale is the model's own."""
+        ...
+
+    def score_catalogue(
+        self, users: Int[np.ndarray, "B"] | None, items: Int[Array | np.ndarray, "B T"]
+    ) -> Float[Array, "B N+1"]:
+        """:meth:`score` of every item; column 0, padding's, means nothing."""
         ...
 
 
@@ -143,6 +155,12 @@ class ArrayCF:
         """Dot products of user and item vectors."""
         return jnp.einsum("bd,bkd->bk", self.user_vectors(users, items), self.items[np.asarray(candidates)])
 
+    def score_catalogue(
+        self, users: Int[np.ndarray, "B"] | None, items: Int[Array | np.ndarray, "B T"]
+    ) -> Float[Array, "B N+1"]:
+        """Dot products of user vectors with every item's."""
+        return self.user_vectors(users, items) @ self.items.T
+
 
 def load_cf(path: Path | str, dataset: Dataset) -> CFModel:
     """The CF model of a finished ``train cf`` run, or of a directory of the user's own arrays.
@@ -158,15 +176,24 @@ def load_cf(path: Path | str, dataset: Dataset) -> CFModel:
     path = Path(path)
     if (path / "run.json").is_file():
         _, about = find_upstream(path.parent, "cf", dataset.name, dataset.hash, given=path)
-        model, config = read_card(path / "export" / "cf.json")
-        module, function = LOADERS[model].split(":")
-        return getattr(importlib.import_module(module), function)(path / "export", config, about["identity"])
+        return load_export(path / "export", about["identity"])
     if (path / "items.npy").is_file():
         return _load_arrays(path, dataset)
     raise UserError(
         f"{path}: neither a `train cf` run (no run.json) nor a directory of your own arrays "
         "(no items.npy; beside it users_train.npy, users_valid.npy, users_test.npy)"
     )
+
+
+def load_export(directory: Path, identity: str) -> CFModel:
+    """The live model in a run's ``export`` directory.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    model, config = read_card(directory / "cf.json")
+    module, name = LOADERS[model].split(":")
+    return getattr(importlib.import_module(module), name).from_export(directory, config, identity)
 
 
 def read_card(path: Path) -> tuple[str, dict]:

@@ -18,9 +18,6 @@ Shapes: B batch, T time, D model, H heads, K candidates, N items.
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -30,11 +27,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.fileio import load_arrays
+from allmrec_jax.models.cf import sequential
+from allmrec_jax.models.cf.sequential import Dropout, SequentialCF, torch_uniform, xavier_normal
 
 LAYER_NORM_EPSILON = 1e-8
-
-xavier_normal = nn.initializers.variance_scaling(1.0, "fan_avg", "normal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,29 +53,8 @@ class SASRecConfig:
             raise UserError("SASRec: items, dim, blocks, heads and max_length must all be at least 1")
 
 
-def _torch_bias(fan_in: int) -> nn.initializers.Initializer:
-    """torch's default for the bias of a convolution: U(±1/√fan_in)."""
-    bound = 1 / math.sqrt(fan_in)
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
 def _layer_norm(name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False, name=name)
-
-
-class Dropout(nn.Module):
-    """Inverted dropout from 16 random bits an element: on a CPU, drawing bits is most of a step's cost."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*S"], deterministic: bool) -> Float[Array, "*S"]:
-        """``x`` with elements zeroed at ``rate`` (to 1/65,536) and the others scaled up."""
-        if deterministic or self.rate == 0:
-            return x
-        threshold = jnp.uint16(round(self.rate * 65536))
-        keep = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16) >= threshold
-        return jnp.where(keep, x / (1 - self.rate), 0.0)
 
 
 class PadDropout(nn.Module):
@@ -148,9 +123,9 @@ class FeedForward(nn.Module):
     def __call__(self, x: Float[Array, "B T D"], deterministic: bool) -> Float[Array, "B T D"]:
         """Convolution, dropout, ReLU, convolution, dropout, plus ``x``."""
         dim = self.config.dim
-        h = nn.Dense(dim, kernel_init=xavier_normal, bias_init=_torch_bias(dim), name="conv1")(x)
+        h = nn.Dense(dim, kernel_init=xavier_normal, bias_init=torch_uniform(dim), name="conv1")(x)
         h = nn.relu(Dropout(self.config.dropout, name="dropout1")(h, deterministic))
-        h = nn.Dense(dim, kernel_init=xavier_normal, bias_init=_torch_bias(dim), name="conv2")(h)
+        h = nn.Dense(dim, kernel_init=xavier_normal, bias_init=torch_uniform(dim), name="conv2")(h)
         return x + Dropout(self.config.dropout, name="dropout2")(h, deterministic)
 
 
@@ -207,80 +182,13 @@ class SASRec(nn.Module):
         return _layer_norm("final_norm")(x)
 
 
-def logits(params: Any, hidden: Float[Array, "*S D"], items: Int[Array, "*S"]) -> Float[Array, "*S"]:
-    """Dot product of each hidden state with the raw embedding of the item beside it."""
-    return jnp.sum(hidden * params["item_embedding"][items], axis=-1)
-
-
 def init_params(config: SASRecConfig, key: jax.Array) -> dict[str, Any]:
     """Initial parameters: Xavier-normal for every matrix, the padding row included; torch's defaults elsewhere."""
-    return jax.jit(SASRec(config).init)(key, jnp.zeros((1, config.max_length), jnp.int32))["params"]
+    return sequential.init_params(SASRec(config), key)
 
 
-@partial(jax.jit, static_argnums=0)
-def _last_hidden(model: SASRec, params: Any, items: Int[Array, "B T"], key: jax.Array | None) -> Float[Array, "B D"]:
-    rngs = None if key is None else {"dropout": key}
-    return jnp.asarray(model.apply({"params": params}, items, deterministic=key is None, rngs=rngs))[:, -1]
+class SASRecCF(SequentialCF):
+    """A trained SASRec behind the CF protocol."""
 
-
-@jax.jit
-def _scores(
-    users: Float[Array, "B D"], table: Float[Array, "N D"], candidates: Int[Array, "B K"]
-) -> Float[Array, "B K"]:
-    return jnp.einsum("bd,bkd->bk", users, table[candidates])
-
-
-class SASRecCF:
-    """A trained SASRec behind the CF protocol (:mod:`allmrec_jax.models.cf.protocol`)."""
-
-    live = True
-
-    def __init__(self, config: SASRecConfig, params: Any, identity: str = "") -> None:
-        self.config = config
-        self.params = jax.tree.map(jnp.asarray, params)
-        self.identity = identity
-        self.model = SASRec(config)
-
-    @property
-    def num_items(self) -> int:
-        """N."""
-        return self.config.num_items
-
-    @property
-    def dim(self) -> int:
-        """D, of item and user vectors alike."""
-        return self.config.dim
-
-    def at(self, cut: str) -> "SASRecCF":
-        """Itself: a live model reads the history that it is given."""
-        return self
-
-    def item_vectors(self) -> Float[np.ndarray, "N+1 D"]:
-        """The raw item embeddings; row 0 is the padding's (random, never trained)."""
-        return np.asarray(self.params["item_embedding"])
-
-    def user_vectors(
-        self, users: Any, items: Int[Array | np.ndarray, "B T"], *, key: jax.Array | None = None
-    ) -> Float[Array, "B D"]:
-        """The last hidden state of each row; ``users`` is not used, and of longer rows the last ``max_length`` count.
-
-        Compiles once for each shape of ``items``: pass bucketed T and a constant B. A key means live dropout.
-        """
-        return _last_hidden(self.model, self.params, jnp.asarray(items)[:, -self.config.max_length :], key)
-
-    def score(
-        self, users: Any, items: Int[Array | np.ndarray, "B T"], candidates: Int[Array | np.ndarray, "B K"]
-    ) -> Float[Array, "B K"]:
-        """Dot products of the users with their candidates' vectors."""
-        return _scores(self.user_vectors(users, items), self.params["item_embedding"], jnp.asarray(candidates))
-
-
-def from_export(directory: Path, config: Mapping[str, Any], identity: str) -> SASRecCF:
-    """A SASRec from ``params.safetensors`` in ``directory`` and its configuration in ``cf.json``.
-
-    Raises:
-        UserError: the file is missing or damaged, or a parameter is missing, unexpected or of another shape.
-    """
-    sasrec = SASRecConfig(**config)
-    like = jax.eval_shape(partial(init_params, sasrec), jax.random.key(0))
-    return SASRecCF(sasrec, load_arrays(directory / "params.safetensors", like), identity)
+    module = SASRec
+    config_class = SASRecConfig

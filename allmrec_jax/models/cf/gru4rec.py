@@ -1,0 +1,96 @@
+"""GRU4Rec (Hidasi et al. 2016) in Flax Linen, as RecBole 1.2 builds it for next-item prediction.
+
+Item embeddings, dropout on them, a GRU without biases, and a dense layer back to the embeddings' width. Padding leaves
+the GRU's state as it is, so a history gives the same numbers at every width.
+
+Shapes: B batch, T time, D model, H hidden, N items.
+"""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from allmrec_jax.errors import UserError
+from allmrec_jax.models.cf import sequential
+from allmrec_jax.models.cf.sequential import Dropout, SequentialCF, torch_uniform, xavier_normal
+
+
+@dataclasses.dataclass(frozen=True)
+class GRU4RecConfig:
+    """Everything that decides GRU4Rec's computation; the defaults are RecBole's but for the paper's ``dim``."""
+
+    num_items: int
+    dim: int = 50
+    hidden: int = 128
+    layers: int = 1
+    max_length: int = 50
+    dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"GRU4Rec: dropout {self.dropout} is not in [0, 1)")
+        if min(self.num_items, self.dim, self.hidden, self.layers, self.max_length) < 1:
+            raise UserError("GRU4Rec: items, dim, hidden, layers and max_length must all be at least 1")
+
+
+class GRU(nn.Module):
+    """One layer of gated recurrent units, gates in torch's order: reset, update, new."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B T H"]:
+        """The state after each position; where ``mask`` is False it stays as it was, zero to begin with."""
+        size = self.hidden
+        kernel = self.param("input_kernel", nn.initializers.xavier_uniform(), (x.shape[-1], 3 * size))
+        recurrent = self.param("hidden_kernel", nn.initializers.xavier_uniform(), (size, 3 * size))
+
+        def step(state: Float[Array, "B H"], inputs: Any) -> tuple[Float[Array, "B H"], Float[Array, "B H"]]:
+            gates, real = inputs
+            from_state = state @ recurrent
+            reset, update = jnp.split(jax.nn.sigmoid(gates[:, : 2 * size] + from_state[:, : 2 * size]), 2, axis=-1)
+            new = jnp.tanh(gates[:, 2 * size :] + reset * from_state[:, 2 * size :])
+            state = jnp.where(real[:, None], new + update * (state - new), state)
+            return state, state
+
+        start = jnp.zeros((len(x), size), x.dtype)
+        _, states = jax.lax.scan(step, start, (jnp.swapaxes(x, 0, 1) @ kernel, mask.T))
+        return jnp.swapaxes(states, 0, 1)
+
+
+class GRU4Rec(nn.Module):
+    """The sequence model: a hidden state at each position, to be dotted with item vectors."""
+
+    config: GRU4RecConfig
+
+    @nn.compact
+    def __call__(self, items: Int[Array, "B T"], deterministic: bool = True) -> Float[Array, "B T D"]:
+        """Hidden states, each a representation of the user after the items up to there.
+
+        Args:
+            items: left-padded with 0, of any width.
+            deterministic: False for dropout, with the rng stream ``dropout``.
+        """
+        cfg = self.config
+        table = self.param("item_embedding", xavier_normal, (cfg.num_items + 1, cfg.dim))
+        x = Dropout(cfg.dropout, name="embedding_dropout")(table[items], deterministic)
+        for layer in range(cfg.layers):
+            x = GRU(cfg.hidden, name=f"gru_{layer}")(x, items != 0)
+        uniform = torch_uniform(cfg.hidden)
+        return nn.Dense(cfg.dim, kernel_init=uniform, bias_init=uniform, name="dense")(x)
+
+
+def init_params(config: GRU4RecConfig, key: jax.Array) -> dict[str, Any]:
+    """Initial parameters, as RecBole draws them: Xavier-normal embeddings, Xavier-uniform GRU, torch's dense layer."""
+    return sequential.init_params(GRU4Rec(config), key)
+
+
+class GRU4RecCF(SequentialCF):
+    """A trained GRU4Rec behind the CF protocol."""
+
+    module = GRU4Rec
+    config_class = GRU4RecConfig
