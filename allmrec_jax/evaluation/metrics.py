@@ -1,4 +1,4 @@
-"""The three families of metrics: ranking of 20 candidates, strict generation, the official substring test.
+"""The families of metrics: ranking of candidates or of the catalogue, strict generation, the official substring test.
 
 Every function works per user: a table's number is the mean over users, so that intervals can resample users.
 """
@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 
 RANKING = ("hit@1", "hit@3", "hit@5", "ndcg@5", "ndcg@10", "mrr")
 """Metrics of a system that scores candidates."""
+CATALOGUE = ("catalogue_recall@10", "catalogue_recall@20", "catalogue_ndcg@10", "catalogue_ndcg@20")
+"""Metrics of a system that scores every item."""
 GENERATION = ("strict_hit@1", "official_hit@1", "valid_ratio")
 """Metrics of a system that generates a title."""
 
@@ -30,6 +32,31 @@ def ranking_metrics(ranks: Int[np.ndarray, "B"]) -> dict[str, Float[np.ndarray, 
     values = {f"hit@{k}": (ranks <= k).astype(np.float64) for k in (1, 3, 5)}
     values |= {f"ndcg@{k}": np.where(ranks <= k, gain, 0.0) for k in (5, 10)}
     return values | {"mrr": 1.0 / ranks}
+
+
+def catalogue_ranks(
+    scores: Float[np.ndarray, "B N+1"], histories: Int[np.ndarray, "B T"], targets: Int[np.ndarray, "B"]
+) -> Int[np.ndarray, "B"]:
+    """Rank of each target among all items that the user has not met, 1 is best; ties as in :func:`target_ranks`.
+
+    Args:
+        scores: of every item; column 0, padding's, is not read.
+        histories: items met, padded with 0. A target that was met before is ranked all the same.
+        targets: the item to find.
+    """
+    target = np.take_along_axis(scores, targets[:, None], axis=1)
+    behind = scores < target
+    np.put_along_axis(behind, histories, True, axis=1)  # met items stand before nobody
+    behind[:, 0] = True
+    np.put_along_axis(behind, targets[:, None], False, axis=1)
+    return scores.shape[1] - behind.sum(axis=1)
+
+
+def catalogue_metrics(ranks: Int[np.ndarray, "B"]) -> dict[str, Float[np.ndarray, "B"]]:
+    """Recall@k (with one relevant item that is Hit@k) and NDCG@k of each user for k of 10 and 20."""
+    gain = 1 / np.log2(ranks + 1.0)
+    recall = {f"catalogue_recall@{k}": (ranks <= k).astype(np.float64) for k in (10, 20)}
+    return recall | {f"catalogue_ndcg@{k}": np.where(ranks <= k, gain, 0.0) for k in (10, 20)}
 
 
 def strict_choice(generated: str, titles: Sequence[str]) -> int | None:

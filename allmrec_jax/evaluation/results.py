@@ -2,20 +2,21 @@
 
 ``users.parquet`` has a row per user, system and seed:
 
-============== ====================================================================================
-``user``       index in the data set
-``system``     name
-``seed``       of the candidate file
-``slices``     list: ``all``, and ``cold`` or ``warm`` where the target is such an item
-``target``     item
-``candidates`` list of items in displayed order
-``scores``     list of float32, one per candidate
-``rank``       of the target by ``scores``, 1 is best, ties against it
-``generated``  text after the opening quote; null where a system generates nothing
-``valid``      the text names exactly one candidate; null likewise, as are the next two
-``strict``     and it is the target
-``official``   the official code's substring test
-============== ====================================================================================
+================== ================================================================================
+``user``           index in the data set
+``system``         name
+``seed``           of the candidate file
+``slices``         list: ``all``, and ``cold`` or ``warm`` where the target is such an item
+``target``         item
+``candidates``     list of items in displayed order
+``scores``         list of float32, one per candidate
+``rank``           of the target by ``scores``, 1 is best, ties against it
+``catalogue_rank`` of the target among all items that the user has not met; null where a system scores candidates only
+``generated``      text after the opening quote; null where a system generates nothing
+``valid``          the text names exactly one candidate; null likewise, as are the next two
+``strict``         and it is the target
+``official``       the official code's substring test
+================== ================================================================================
 
 ``results.json`` is the schema of :func:`write_results`. Every number in it can be computed again from the users alone:
 ``summarize(read_users(directory), pairs)``.
@@ -33,8 +34,10 @@ from jaxtyping import Float, Int
 from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.intervals import bootstrap, paired_test
 from allmrec_jax.evaluation.metrics import (
+    CATALOGUE,
     GENERATION,
     RANKING,
+    catalogue_metrics,
     official_hit,
     ranking_metrics,
     strict_choice,
@@ -58,12 +61,14 @@ class Outcome:
         scores: of the displayed candidates.
         generated: text after the opening quote, per user; ``None`` for systems that generate nothing.
         titles: the candidates' titles as that system's prompts show them; needed with ``generated``.
+        catalogue_ranks: of the targets among all items not met; ``None`` for systems that score candidates only.
     """
 
     system: str
     scores: Float[np.ndarray, "U K"]
     generated: Sequence[str] | None = None
     titles: Sequence[Sequence[str]] | None = None
+    catalogue_ranks: Int[np.ndarray, "U"] | None = None
 
 
 def users_frame(
@@ -103,6 +108,10 @@ def users_frame(
                     "candidates": pl.Series(candidates.tolist(), dtype=pl.List(pl.Int32)),
                     "scores": pl.Series(scores.tolist(), dtype=pl.List(pl.Float32)),
                     "rank": target_ranks(scores, columns).astype(np.int32),
+                    "catalogue_rank": pl.Series(
+                        [None] * len(users) if outcome.catalogue_ranks is None else outcome.catalogue_ranks,
+                        dtype=pl.Int32,
+                    ),
                     **_generation_columns(outcome, columns),
                 }
             )
@@ -215,6 +224,8 @@ def _per_user(frame: "pl.DataFrame", system: str) -> "tuple[pl.DataFrame, dict[s
 
     part = frame.filter(pl.col("system") == system)
     metrics = ranking_metrics(part["rank"].to_numpy())
+    if "catalogue_rank" in part.columns and not part["catalogue_rank"].has_nulls():
+        metrics |= catalogue_metrics(part["catalogue_rank"].to_numpy())
     generation = dict(zip(GENERATION, ("strict", "official", "valid"), strict=True))
     if not part["generated"].has_nulls():
         metrics |= {metric: part[column].cast(pl.Float64).to_numpy() for metric, column in generation.items()}
@@ -282,11 +293,19 @@ def read_users(directory: Path) -> "pl.DataFrame":
 
 def table(systems: Mapping[str, Any]) -> str:
     """The metrics as a plain table: a line per system and slice, values only."""
-    shown = [metric for metric in (*RANKING, *GENERATION) if any(metric in row["all"] for row in systems.values())]
+    shown = [
+        metric
+        for metric in (*RANKING, *CATALOGUE, *GENERATION)
+        if any(metric in row["all"] for row in systems.values())
+    ]
     width = max(map(len, systems))
-    lines = [f"{'system':<{width}}  slice      n  " + "  ".join(f"{metric:>14}" for metric in shown)]
+    lines = [f"{'system':<{width}}  slice      n  " + "  ".join(f"{_short(metric):>14}" for metric in shown)]
     for system, slices in systems.items():
         for name, row in slices.items():
             cells = "  ".join(f"{row[metric][0]:>14.3f}" if metric in row else f"{'':>14}" for metric in shown)
             lines.append(f"{system:<{width}}  {name:<5} {row['n']:>6}  {cells}")
     return "\n".join(lines)
+
+
+def _short(metric: str) -> str:
+    return metric.replace("catalogue_", "all ")

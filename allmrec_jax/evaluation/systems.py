@@ -8,7 +8,7 @@ Shapes: B batch, T time, D model, K candidates, N items, U users.
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,21 +20,25 @@ from jaxtyping import Float, Int
 from allmrec_jax.data.candidates import Candidates
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
+from allmrec_jax.evaluation.metrics import catalogue_ranks
 from allmrec_jax.evaluation.results import Outcome
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.inference.yes_no import YesNoRecommender
-from allmrec_jax.models.cf.protocol import CFModel, load_cf
+from allmrec_jax.models.cf.protocol import CFModel, load_cf, load_export
 from allmrec_jax.rng import numpy_rng
 from allmrec_jax.training.cf import bucketed
 from allmrec_jax.training.run import find_upstream, load_run, require_upstream
 
 if TYPE_CHECKING:
     from allmrec_jax.training.stage1 import Stage1Export
-    from allmrec_jax.training.stage2 import Stage2Export
+    from allmrec_jax.training.stage2 import Stage2Export, Stage2Settings
 
 HISTORY = 200
 """Items of history at most that a CF model is shown; it takes what it can read of them."""
+
+CHUNK = 256
+"""Users whose popularity ranking of the catalogue is held at once."""
 
 Advance = Callable[[int], None]
 """Called with the number of users just answered."""
@@ -58,6 +62,12 @@ class Questions:
         width = min(HISTORY, int(self.dataset.lengths.max()))
         return self.dataset.history(self.candidates.users, self.candidates.cut, width)[0]
 
+    def catalogue_ranks(self, scores: Float[np.ndarray, "B N+1"], rows: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
+        """Ranks of the targets of some ``rows`` by their scores of every item; all items met are left out."""
+        users = self.candidates.users[rows]
+        met, _ = self.dataset.history(users, self.candidates.cut, int(self.dataset.lengths[users].max()))
+        return catalogue_ranks(scores, met, self.candidates.target[rows])
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
@@ -69,6 +79,7 @@ class EvaluationSettings:
         batch_size: prompts that the language model reads at once.
         decode: how titles are generated.
         generate: whether language models also write titles; ranking alone is faster.
+        wording: how LLM-Only's prompts are worded and cut where no stage-2 run says it; by default preset ``paper``'s.
     """
 
     seed: int = 0
@@ -76,6 +87,7 @@ class EvaluationSettings:
     batch_size: int = 16
     decode: DecodeSettings = dataclasses.field(default_factory=DecodeSettings)
     generate: bool = True
+    wording: "Stage2Settings | None" = None
 
 
 class Sources:
@@ -83,8 +95,8 @@ class Sources:
 
     Args:
         dataset: what the runs must have been trained on.
-        runs: directories of training runs, or of one's own CF arrays. What a stage-2 or MLP-LLM run was built on is
-            found beside it unless it is given.
+        runs: directories of training runs, or of one's own CF arrays; CF runs may be several, of a model each. What a
+            stage-2 or MLP-LLM run was built on is found among these, or else beside it.
         settings: how systems are asked.
         oracle: the ``oracle.npz`` of a synthetic data set.
 
@@ -97,15 +109,18 @@ class Sources:
     ) -> None:
         self.dataset, self.settings, self.oracle = dataset, settings, oracle
         self.runs: dict[str, Path] = {}
+        self.backbone: Path | None = None
         for path in map(Path, runs):
             own = not (path / "run.json").is_file() and (path / "items.npy").is_file()
-            kind = "arrays" if own else load_run(path)["kind"]
-            if kind in self.runs:
-                raise UserError(f"{self.runs[kind]} and {path} are both {kind}; name one of them")
-            self.runs[kind] = path
+            self._add("arrays" if own else run_kind(load_run(path)), path)
         for kind in ("stage2", "mlp-llm", "stage1"):
             if kind in self.runs:
                 self._find_built_on(kind)
+
+    def _add(self, kind: str, path: Path) -> None:
+        if kind in self.runs:
+            raise UserError(f"{self.runs[kind]} and {path} are both {kind}; name one of them")
+        self.runs[kind] = path
 
     def _find_built_on(self, kind: str) -> None:
         """Adds the runs that this one names as its upstream, where they lie beside it; refuses others given."""
@@ -114,12 +129,24 @@ class Sources:
         for role in {"stage1", "cf"} & set(about["upstream"]):
             identity = about["upstream"][role]
             beside = path.resolve().parents[1] / role / identity[:12]
-            if role == "cf" and "arrays" in self.runs:
+            if role == "stage1":
+                if role in self.runs:
+                    require_upstream(path, about, role, load_run(self.runs[role])["identity"])
+                elif beside.is_dir():
+                    self.runs[role] = beside
+            elif "arrays" in self.runs:
                 require_upstream(path, about, role, self.cf.identity)
-            elif role in self.runs:
-                require_upstream(path, about, role, load_run(self.runs[role])["identity"])
-            elif beside.is_dir():
-                self.runs[role] = beside
+            elif self.backbone is not None:
+                require_upstream(path, about, role, load_run(self.backbone)["identity"])
+            else:
+                given = [each for name, each in self.runs.items() if name.endswith(" cf")]
+                matching = [each for each in given if load_run(each)["identity"] == identity]
+                if not matching and beside.is_dir():
+                    self._add(run_kind(load_run(beside)), beside)
+                    matching = [beside]
+                elif not matching and given:
+                    require_upstream(path, about, role, load_run(given[0])["identity"])
+                self.backbone = matching[0] if matching else None
 
     def has(self, need: str) -> bool:
         """Whether a system that needs this (see :attr:`System.needs`) can be asked."""
@@ -135,8 +162,23 @@ class Sources:
 
     @cached_property
     def cf(self) -> CFModel:
-        """The frozen CF model: one's own arrays where they are given."""
-        return load_cf(self.run("arrays" if "arrays" in self.runs else "cf"), self.dataset)
+        """The frozen CF model of A-LLMRec: one's own arrays where they are given, else what it was built on."""
+        if "arrays" in self.runs:
+            return load_cf(self.runs["arrays"], self.dataset)
+        given = [path for name, path in self.runs.items() if name.endswith(" cf")]
+        path = self.backbone or (given[0] if len(given) == 1 else None)
+        if path is None:
+            raise UserError("no cf run is given, and none lies beside those given; name one with --runs")
+        return load_cf(path, self.dataset)
+
+    def scoring_model(self, need: str) -> CFModel:
+        """The model of a run that exports one behind the CF protocol, or of one's own arrays."""
+        path = self.run(need)
+        if need == "arrays":
+            return load_cf(path, self.dataset)
+        kind = load_run(path)["kind"]
+        _, about = find_upstream(path.parent, kind, self.dataset.name, self.dataset.hash, given=path)
+        return load_export(path / "export", about["identity"])
 
     @cached_property
     def stage1(self) -> "Stage1Export":
@@ -200,7 +242,7 @@ class Sources:
         return text_recommender(
             settings.llm,
             self.dataset.titles,
-            PRESETS["paper"],
+            settings.wording or PRESETS["paper"],
             batch_size=settings.batch_size,
             decode=settings.decode,
         )
@@ -230,13 +272,18 @@ class Sources:
             return {}
         from allmrec_jax.training.stage2 import PRESETS
 
-        trained = self.stage2.settings if "stage2" in self.runs else PRESETS["paper"]
+        trained = self.stage2.settings if "stage2" in self.runs else self.settings.wording or PRESETS["paper"]
         return {
             "llm": self.settings.llm or self.stage2.llm,
             "prompt_style": trained.style,
             "history_length": trained.history_length,
             "title_max_tokens": trained.title_max_tokens,
         }
+
+
+def run_kind(about: Mapping[str, Any]) -> str:
+    """What a run (its ``run.json``) is to systems: its kind, for CF runs with the model before it (``"sasrec cf"``)."""
+    return f"{about['settings'].get('model', 'sasrec')} cf" if about["kind"] == "cf" else about["kind"]
 
 
 # What systems are made of.
@@ -252,15 +299,17 @@ def user_vectors(cf: CFModel, questions: Questions) -> Float[np.ndarray, "U D"]:
     return vectors
 
 
-def cf_scores(cf: CFModel, questions: Questions) -> Float[np.ndarray, "U K"]:
-    """The CF model's own score of each candidate."""
-    model, users, candidates = cf.at(questions.candidates.cut), questions.candidates.users, questions.candidates
-    scores = np.zeros(candidates.candidates.shape, np.float32)
+def cf_scores(cf: CFModel, questions: Questions) -> tuple[Float[np.ndarray, "U K"], Int[np.ndarray, "U"]]:
+    """The model's own score of each candidate, and the target's rank among all items that the user has not met."""
+    asked = questions.candidates
+    model, candidates = cf.at(asked.cut), asked.candidates
+    scores, ranks = np.zeros(candidates.shape, np.float32), np.zeros(len(candidates), np.int64)
     for rows, part in bucketed(questions.histories):
         filled = np.resize(rows, len(part))
-        found = model.score(users[filled], part, candidates.candidates[filled])
-        scores[rows] = np.asarray(found)[: len(rows)]
-    return scores
+        everything = np.asarray(model.score_catalogue(asked.users[filled], part))[: len(rows)]
+        scores[rows] = np.take_along_axis(everything, candidates[rows], axis=1)
+        ranks[rows] = questions.catalogue_ranks(everything, rows)
+    return scores, ranks
 
 
 def ask(
@@ -321,7 +370,7 @@ class System:
 
     Attributes:
         answer: from sources and questions to scores and texts, under the name that tables show.
-        needs: what must be given: a kind of run, ``"arrays"``, ``"llm"``, ``"oracle"`` or nothing.
+        needs: what must be given: a kind of run (see :func:`run_kind`), ``"arrays"``, ``"llm"``, ``"oracle"``, nothing.
         against: the systems that its Hit@1 is compared with, user by user.
     """
 
@@ -340,11 +389,16 @@ def _oracle(sources: Sources, questions: Questions, name: str, advance: Advance)
 
 
 def _popularity(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
-    return Outcome(name, questions.dataset.train_count[questions.candidates.candidates])
+    count, asked = questions.dataset.train_count, questions.candidates
+    chunks = np.array_split(np.arange(len(asked.users)), -(-len(asked.users) // CHUNK))
+    ranks = [questions.catalogue_ranks(np.tile(count, (len(rows), 1)), rows) for rows in chunks]
+    return Outcome(name, count[asked.candidates], catalogue_ranks=np.concatenate(ranks))
 
 
 def _cf(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
-    return Outcome(name, cf_scores(sources.cf, questions))
+    """Any model that exports item and user vectors or scores of its own."""
+    scores, ranks = cf_scores(sources.scoring_model(SYSTEMS[name].needs or ""), questions)
+    return Outcome(name, scores, catalogue_ranks=ranks)
 
 
 def _llm_only(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
@@ -398,7 +452,10 @@ CF = ("SASRec", "CF arrays")
 SYSTEMS: dict[str, System] = {
     "Oracle": System(_oracle, needs="oracle"),
     "Popularity": System(_popularity),
-    "SASRec": System(_cf, needs="cf"),
+    "NCF": System(_cf, needs="ncf cf", against=("SASRec",)),
+    "NextItNet": System(_cf, needs="nextitnet cf", against=("SASRec",)),
+    "GRU4Rec": System(_cf, needs="gru4rec cf", against=("SASRec",)),
+    "SASRec": System(_cf, needs="sasrec cf"),
     "CF arrays": System(_cf, needs="arrays"),
     "LLM-Only": System(_llm_only, needs="llm", against=CF),
     "TALLRec (yes-no)": System(_tallrec_yes_no, needs="tallrec-yes-no", against=(*CF, "LLM-Only")),

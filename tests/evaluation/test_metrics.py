@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from allmrec_jax.evaluation.metrics import official_hit, ranking_metrics, strict_choice, target_ranks
+from allmrec_jax.evaluation.metrics import (
+    CATALOGUE,
+    catalogue_metrics,
+    catalogue_ranks,
+    official_hit,
+    ranking_metrics,
+    strict_choice,
+    target_ranks,
+)
 
 
 def test_ranks_count_better_candidates_and_ties_against_the_target():
@@ -72,3 +80,20 @@ def test_an_empty_title_is_never_chosen():
 )
 def test_official_hit_keeps_the_official_quirks(generated, title, hit):
     assert official_hit(generated, title) is hit
+
+
+def test_catalogue_ranks_leave_out_what_was_met_and_count_ties_against():
+    scores = np.array([[9.0, 1.0, 5.0, 3.0, 4.0, 3.0], [9.0, 2.0, 2.0, np.nan, 1.0, 0.0]])
+    # Item 2 was met; of items 1, 3, 4, 5 one is better than item 3 and one ties with it.
+    # Nothing was met but the target itself; items 2 and 3 (not a number) stand beside item 1.
+    ranks = catalogue_ranks(scores, np.array([[0, 2], [0, 1]]), np.array([3, 1]))
+    assert ranks.tolist() == [3, 3]
+
+
+def test_catalogue_metrics():
+    metrics = catalogue_metrics(np.array([1, 10, 11, 20, 21]))
+    assert list(metrics) == list(CATALOGUE)
+    assert metrics["catalogue_recall@10"].tolist() == [1, 1, 0, 0, 0]
+    assert metrics["catalogue_recall@20"].tolist() == [1, 1, 1, 1, 0]
+    np.testing.assert_allclose(metrics["catalogue_ndcg@10"], [1, 1 / np.log2(11), 0, 0, 0])
+    np.testing.assert_allclose(metrics["catalogue_ndcg@20"], [1, 1 / np.log2(11), 1 / np.log2(12), 1 / np.log2(21), 0])

@@ -26,11 +26,14 @@ from allmrec_jax.evaluation.systems import (
     user_vectors,
 )
 from allmrec_jax.inference.decode import DecodeSettings
+from allmrec_jax.models.cf.gru4rec import GRU4RecConfig
+from allmrec_jax.models.cf.gru4rec import init_params as init_gru4rec
 from allmrec_jax.models.cf.protocol import load_cf
 from allmrec_jax.models.cf.sasrec import SASRecCF, SASRecConfig
 from allmrec_jax.models.cf.sasrec import init_params as init_sasrec
 from allmrec_jax.models.projectors import init_params
-from allmrec_jax.training.run import Run, save_arrays
+from allmrec_jax.training.cf import PRESETS
+from allmrec_jax.training.run import Run, load_run, save_arrays
 from allmrec_jax.training.stage2 import Stage2Settings
 
 ITEMS, USERS, USER_DIM, ITEM_DIM, HIDDEN = 44, 30, 5, 6, 16
@@ -114,7 +117,7 @@ def live_cf():
 def test_cf_answers_stay_with_their_users(questions, live_cf, monkeypatch):
     """Batches by history length, filled up with repeats, against one user at a time."""
     monkeypatch.setattr("allmrec_jax.training.cf.EVALUATION_ROWS", 4)
-    vectors, scores = user_vectors(live_cf, questions), cf_scores(live_cf, questions)
+    vectors, (scores, ranks) = user_vectors(live_cf, questions), cf_scores(live_cf, questions)
     assert vectors.shape == (USERS, 8)
     for row, (user, shown) in enumerate(zip(questions.candidates.users, questions.candidates.candidates, strict=True)):
         sequence = questions.dataset.sequence(user)[:-1]
@@ -122,11 +125,59 @@ def test_cf_answers_stay_with_their_users(questions, live_cf, monkeypatch):
         # another batch size, and padding that attention sums up another way
         np.testing.assert_allclose(vectors[row], alone[0], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(scores[row], live_cf.item_vectors()[shown] @ vectors[row], rtol=1e-4, atol=1e-5)
+        everything, target = live_cf.item_vectors() @ vectors[row], questions.dataset.sequence(user)[-1]
+        others = np.setdiff1d(np.arange(1, ITEMS + 1), [*sequence, target])
+        assert ranks[row] == 1 + np.sum(everything[others] >= everything[target])
 
 
 def test_arrays_answer_for_the_test_cut(dataset, project, questions):
     users = np.load(project["arrays"] / "users_test.npy")[questions.candidates.users]
     np.testing.assert_array_equal(user_vectors(load_cf(project["arrays"], dataset), questions), users)
+
+
+def random_cf_run(dataset, out, model, config, init, seed):
+    """A finished CF run with random parameters."""
+    settings = dataclasses.replace(PRESETS[model]["small"], dim=8)
+    run = Run.open(out, dataset.name, "cf", settings, seed, dataset.hash, {})
+    save_arrays(run.export_path("params.safetensors"), init(config, jax.random.key(seed)))
+    card = {"model": model, "config": dataclasses.asdict(config)}
+    run.export_path("cf.json").write_text(json.dumps(card))
+    run.finish({})
+    return run.path
+
+
+def test_each_cf_model_answers_from_its_own_run(dataset, questions, tmp_path):
+    sasrec = SASRecConfig(ITEMS, dim=8, blocks=1, max_length=5)
+    gru = GRU4RecConfig(ITEMS, dim=8, hidden=6, max_length=5)
+    paths = [
+        random_cf_run(dataset, tmp_path, "gru4rec", gru, init_gru4rec, 1),
+        random_cf_run(dataset, tmp_path, "sasrec", sasrec, init_sasrec, 1),
+    ]
+    sources = Sources(dataset, paths, EvaluationSettings())
+    assert choose_systems(sources) == ["Popularity", "GRU4Rec", "SASRec"]
+    for name, path in zip(("GRU4Rec", "SASRec"), paths, strict=True):
+        outcome = SYSTEMS[name].answer(sources, questions, name, None)
+        scores, ranks = cf_scores(load_cf(path, dataset), questions)
+        np.testing.assert_array_equal(outcome.scores, scores)
+        np.testing.assert_array_equal(outcome.catalogue_ranks, ranks)
+        assert sources.identity(SYSTEMS[name]) == load_run(path)["identity"]
+    with pytest.raises(UserError, match="name one with --runs"):
+        _ = sources.cf
+    again = random_cf_run(dataset, tmp_path, "sasrec", sasrec, init_sasrec, 2)
+    with pytest.raises(UserError, match="both sasrec cf"):
+        Sources(dataset, [*paths, again], EvaluationSettings())
+
+
+def test_a_run_built_on_one_of_several_cf_runs_finds_it(dataset, tmp_path):
+    gru = GRU4RecConfig(ITEMS, dim=8, hidden=6, max_length=5)
+    sasrec = SASRecConfig(ITEMS, dim=8, blocks=1, max_length=5)
+    mine = random_cf_run(dataset, tmp_path, "gru4rec", gru, init_gru4rec, 1)
+    other = random_cf_run(dataset, tmp_path / "elsewhere", "sasrec", sasrec, init_sasrec, 1)
+    stage1 = Run.open(tmp_path, dataset.name, "stage1", SETTINGS, 0, dataset.hash, {"cf": load_run(mine)["identity"]})
+    stage1.finish({})
+    for given in ([stage1.path], [stage1.path, other], [other, mine, stage1.path]):
+        sources = Sources(dataset, given, EvaluationSettings())
+        assert sources.cf.identity == load_run(mine)["identity"]
 
 
 def test_language_model_answers_stay_with_their_users(dataset, project, questions):
@@ -282,6 +333,8 @@ def test_program_writes_what_the_contract_says(dataset, project, tmp_path, capsy
     assert "A-LLMRec, items permuted - A-LLMRec" in results["paired"]
     assert "valid_ratio" in results["systems"]["A-LLMRec"]["all"]
     assert "valid_ratio" not in results["systems"]["A-LLMRec, users swapped"]["all"]
+    assert "catalogue_recall@20" in results["systems"]["CF arrays"]["all"]
+    assert "catalogue_recall@20" not in results["systems"]["A-LLMRec"]["all"]
     users = read_users(tmp_path / "out")
     assert len(users) == 20 * len(names)
     assert summarize(users, compared_pairs(names)) == (results["systems"], results["paired"])
