@@ -1,10 +1,11 @@
 """OPT weights from and to Hugging Face directories: single or sharded, safetensors or ``.bin``.
 
 Every tensor of the checkpoint must be used exactly once and every parameter must be found: an unknown, missing,
-twice-set or mis-shaped key is an error that names it. Tensors are read one at a time, so that loading needs little
-more memory than the parameters themselves.
+twice-set or mis-shaped key is an error that names it. Tensors are read one at a time, of each the slices that this
+process's devices hold, so that loading needs little more memory than the parameters themselves.
 """
 
+import functools
 import hashlib
 import json
 import pickle
@@ -13,10 +14,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from allmrec_jax import assets
+from allmrec_jax import assets, sharding
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
 from allmrec_jax.models.opt import POSITION_OFFSET, OPTConfig
@@ -37,6 +39,9 @@ _WEIGHT_FILES = (
     "pytorch_model.bin",
 )
 """Looked for in this order; an index lists the shards."""
+
+_ROWS = 4096
+"""Of a word table, read at once where two are compared."""
 
 _PREFIXES = ("model.decoder.", "decoder.")
 
@@ -67,22 +72,29 @@ def load_opt(name_or_path: str | Path, dtype: jnp.dtype = jnp.float32) -> tuple[
         name_or_path: a directory, a hub name such as ``facebook/opt-6.7b``, or ``opt-nano`` for the packaged model.
         dtype: of the parameters in memory.
 
+    Returns:
+        the parameters where :data:`allmrec_jax.sharding.OPT_RULES` lay them on the mesh in use, or on the first device.
+
     Raises:
-        UserError: a file is missing or damaged, the configuration is not one of OPT's, or a key is unknown, missing,
-            set twice or of another shape than the configuration says.
+        UserError: a file is missing or damaged, the configuration is not one of OPT's, a key is unknown, missing,
+            set twice or of another shape than the configuration says, or the mesh does not divide the heads.
     """
     directory = resolve_llm(name_or_path, _download_weights)
     config = _read_config(directory / "config.json")
+    sharding.check_heads(sharding.current_shape(), config, str(name_or_path))
     weights = _open_weights(directory)
     _check_keys(directory, config, weights)
 
-    params: dict[str, Any] = {}
+    shapes = _tree({leaf.path: jax.ShapeDtypeStruct(_shape(leaf, config), dtype) for leaf in _leaves(config)})
+    specs = sharding.specs(sharding.OPT_RULES, shapes)
+    params = {}
     for leaf in _leaves(config):
-        node = params
-        for name in leaf.path[:-1]:
-            node = node.setdefault(name, {})
-        node[leaf.path[-1]] = jnp.asarray(_read_leaf(leaf, config, weights, dtype))
-    return config, params
+        spec: Any = specs
+        for name in leaf.path:
+            spec = spec[name]
+        where = sharding.sharding_of(spec, _shape(leaf, config))
+        params[leaf.path] = _load_leaf(leaf, config, weights, dtype, where)
+    return config, _tree(params)
 
 
 def save_opt(
@@ -224,7 +236,7 @@ class _Shard(NamedTuple):
 
     keys: list[str]
     shape: Callable[[str], tuple[int, ...]]
-    read: Callable[[str], np.ndarray]
+    read: Callable[[str, tuple[slice, ...]], np.ndarray]
 
 
 class _Stored(NamedTuple):
@@ -276,7 +288,11 @@ def _open_safetensors(path: Path) -> _Shard:
         file = safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a whole safetensors file: {error}") from error
-    return _Shard(list(file.keys()), lambda key: tuple(file.get_slice(key).get_shape()), file.get_tensor)
+    return _Shard(
+        list(file.keys()),
+        lambda key: tuple(file.get_slice(key).get_shape()),
+        lambda key, index: file.get_slice(key)[index],
+    )
 
 
 def _open_bin(path: Path) -> _Shard:
@@ -290,8 +306,8 @@ def _open_bin(path: Path) -> _Shard:
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise UserError(f"{path}: expected a dictionary of tensors")
 
-    def read(key: str) -> np.ndarray:
-        tensor = tensors[key]
+    def read(key: str, index: tuple[slice, ...]) -> np.ndarray:
+        tensor = tensors[key][index]
         if tensor.dtype == torch.bfloat16:  # NumPy has no such type of its own
             return tensor.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)
         return tensor.numpy()
@@ -313,21 +329,77 @@ def _check_keys(directory: Path, config: OPTConfig, weights: Mapping[str, _Store
             raise UserError(f"{stored.file}: {stored.key!r} has shape {shape}, config.json says {expected[key]}")
     if head := weights.get("lm_head.weight"):
         table = weights["embed_tokens.weight"]
-        if not np.array_equal(head.shard.read(head.key), table.shard.read(table.key)):
-            raise UserError(
-                f"{head.file}: {head.key!r} differs from the word embeddings; only a tied head is supported"
-            )
+        for start in range(0, config.vocab_size, _ROWS):
+            rows = (slice(start, min(start + _ROWS, config.vocab_size)),)
+            if not np.array_equal(head.shard.read(head.key, rows), table.shard.read(table.key, rows)):
+                raise UserError(
+                    f"{head.file}: {head.key!r} differs from the word embeddings; only a tied head is supported"
+                )
 
 
-def _read_leaf(leaf: _Leaf, config: OPTConfig, weights: Mapping[str, _Stored], dtype: jnp.dtype) -> np.ndarray:
+def _shape(leaf: _Leaf, config: OPTConfig) -> tuple[int, ...]:
+    """Of the parameter, layers stacked."""
     shape = leaf.shape[::-1] if leaf.transposed else leaf.shape
+    return (config.num_hidden_layers, *shape) if leaf.path[0] == "layers" else shape
+
+
+def _load_leaf(
+    leaf: _Leaf,
+    config: OPTConfig,
+    weights: Mapping[str, _Stored],
+    dtype: jnp.dtype,
+    where: jax.sharding.Sharding,
+) -> jax.Array:
+    """A parameter on its devices; this process reads the slices of its own devices, each of them once."""
+    shape = _shape(leaf, config)
+    pieces: dict[str, jax.Array] = {}
+    arrays = []
+    for device, index in where.addressable_devices_indices_map(shape).items():
+        bounds = [part.indices(size)[:2] for part, size in zip(index or (), shape, strict=True)]
+        if (name := str(bounds)) not in pieces:
+            pieces[name] = _load_piece(leaf, config, weights, dtype, bounds, device)
+        arrays.append(jax.device_put(pieces[name], device))
+    return jax.make_array_from_single_device_arrays(shape, where, arrays)
+
+
+def _load_piece(
+    leaf: _Leaf,
+    config: OPTConfig,
+    weights: Mapping[str, _Stored],
+    dtype: jnp.dtype,
+    bounds: list[tuple[int, int]],
+    device: jax.Device,
+) -> jax.Array:
+    """The part of a parameter within ``bounds``, put together on the device: the host never holds two layers of it."""
     stacked = leaf.path[0] == "layers"
-    out = np.empty((config.num_hidden_layers, *shape) if stacked else shape, dtype)
+    inner = [slice(*bound) for bound in (bounds[1:] if stacked else bounds)]
+    stored_index = tuple(inner[::-1] if leaf.transposed else inner)
+    piece = jnp.zeros([end - start for start, end in bounds], dtype, device=device)
     for layer, key in _keys(leaf, config):
         stored = weights[key]
-        array = stored.shard.read(stored.key)
-        out[... if layer is None else layer] = array.T if leaf.transposed else array
-    return out
+        array = stored.shard.read(stored.key, stored_index)
+        array = (array.T if leaf.transposed else array).astype(dtype, copy=False)
+        if layer is None:
+            return jax.device_put(np.ascontiguousarray(array), device)
+        piece = _set_layer(piece, jax.device_put(array, device), layer)
+        piece.block_until_ready()  # so that the next layer's array takes this one's place on the host
+    return piece
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _set_layer(stack: jax.Array, layer: jax.Array, index: int | jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(stack, layer, index, 0)
+
+
+def _tree(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:
+    """Values by path as nested dictionaries."""
+    tree: dict[str, Any] = {}
+    for path, value in leaves.items():
+        node = tree
+        for name in path[:-1]:
+            node = node.setdefault(name, {})
+        node[path[-1]] = value
+    return tree
 
 
 def _leaves(config: OPTConfig) -> list[_Leaf]:

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from allmrec_jax import sharding
 from allmrec_jax.inference.decode import DecodeSettings, decode_texts, generate, prefill
 from allmrec_jax.inference.rank import Answers, likelihoods, pack_answers
 from allmrec_jax.models.opt import OPT
@@ -53,11 +55,12 @@ def respond(
 ) -> tuple[Float[Array, "B K"] | None, Int[Array, "B M"] | None]:
     """Scores of the candidates (with ``answers``) and generated tokens (with ``decode``), from one prefill."""
     params, latents = ({}, None) if soft is None else soft
+    prompts, users, answers = sharding.constrain_batch((prompts, users, answers))
     embeds = embed_prompts(llm, llm_params, params, prompts, users, latents)
     prefix = prefill(llm, llm_params, embeds, jnp.asarray(prompts.target_start))
     scores = None if answers is None else likelihoods(llm, llm_params, prefix, answers)
     tokens = None if decode is None else generate(llm, llm_params, prefix, decode)
-    return scores, tokens
+    return sharding.constrain((scores, tokens), P())
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class LLMRecommender:
         soft: projectors and joint embeddings; ``None`` gives the text-only prompt (LLM-Only).
         user_slot: whether prompts have the user sentence; needs ``soft``.
         history_length: how many of a user's last items a prompt shows.
-        batch_size: prompts read at once; the last batch is filled up with repeats.
+        batch_size: prompts read at once; the last batch is filled up with repeats, and each to what the mesh divides.
         decode: how titles are generated.
     """
 
@@ -118,17 +121,23 @@ class LLMRecommender:
         use_users = self.soft is not None and self.user_slot
         if use_users and users is None:
             raise ValueError("prompts with a user slot need user vectors")
+        size = len(sharding.padded_rows(self.batch_size))
+        ask = sharding.on_mesh(respond)
         for start in range(0, len(histories), self.batch_size):
             rows = slice(start, min(start + self.batch_size, len(histories)))
-            filled = np.resize(np.arange(rows.start, rows.stop), self.batch_size)
+            filled = np.resize(np.arange(rows.start, rows.stop), size)
             prompts = self.prompts(histories[filled], candidates[filled])
-            found, tokens = respond(
+            found, tokens = ask(
                 self.llm,
                 self.llm_params,
                 self.soft,
-                prompts,
-                np.asarray(users)[filled] if use_users else None,
-                pack_answers(self.tables, candidates[filled]) if scores else None,
+                *sharding.place_batch(
+                    (
+                        prompts,
+                        np.asarray(users)[filled] if use_users else None,
+                        pack_answers(self.tables, candidates[filled]) if scores else None,
+                    )
+                ),
                 self.decode if texts else None,
             )
             count = rows.stop - rows.start

@@ -10,7 +10,10 @@ from typing import Any, Literal, NamedTuple, Self
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
+
+from allmrec_jax import sharding
 
 POSITION_OFFSET = 2
 """OPT's position table starts two rows late (Hugging Face, ``OPTLearnedPositionalEmbedding``)."""
@@ -160,6 +163,21 @@ class Block(nn.Module):
         return "cudnn" if jax.default_backend() == "gpu" and half and fits else "xla"
 
 
+def _gathering(block: type[nn.Module], dtype: jnp.dtype) -> Any:
+    """The layer, its weights gathered over ``fsdp`` where it runs, and again in the backward pass: never kept."""
+
+    def gather(variables: Any) -> Any:
+        layer = jax.tree.map(lambda x: x.astype(dtype), variables["params"])
+        return {"params": sharding.gathered(layer, sharding.OPT_RULES, "layers/", stacked=True)}
+
+    # The constraints that gather are the only ones in a layer; all else is kept as it would be without this.
+    return nn.remat(
+        nn.map_variables(block, "params", trans_in_fn=gather),
+        prevent_cse=False,
+        policy=lambda primitive, *_, **__: primitive.name != "sharding_constraint",
+    )
+
+
 class OPT(nn.Module):
     """The decoder with its tied head. Parameters are the plain arrays of the checkpoint, layers stacked on axis 0.
 
@@ -184,6 +202,8 @@ class OPT(nn.Module):
             cfg.max_position_embeddings + POSITION_OFFSET, cfg.hidden_size, dtype=self.dtype
         )
         block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        if sharding.gathers() and not self.is_initializing():
+            block = _gathering(block, self.dtype)
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0, "lora": 0},
@@ -199,7 +219,7 @@ class OPT(nn.Module):
 
     def embed(self, ids: Int[Array, "B T"]) -> Float[Array, "B T E"]:
         """Word embeddings, without positions."""
-        return self.embed_tokens(ids)
+        return jnp.take(self._words(), ids, axis=0)
 
     def __call__(
         self,
@@ -226,7 +246,8 @@ class OPT(nn.Module):
         x = embeds.astype(self.dtype)
         if self.config.projects:
             x = self.project_in(x)
-        x = x + self.embed_positions(positions + POSITION_OFFSET)
+        table = sharding.constrain(self.embed_positions.embedding.astype(self.dtype), P())
+        x = x + jnp.take(table, positions + POSITION_OFFSET, axis=0)
         x, cache = self.layers(x, cache, mask, jnp.asarray(start, jnp.int32))
         if self.config.do_layer_norm_before:
             x = self.final_layer_norm(x)
@@ -236,8 +257,10 @@ class OPT(nn.Module):
 
     def logits(self, hidden: Float[Array, "*N E"]) -> Float[Array, "*N V"]:
         """Next-token logits by the tied head, accumulated and returned in float32."""
-        table = self.embed_tokens.embedding.astype(self.dtype)
-        return jnp.einsum("...e,ve->...v", hidden, table, preferred_element_type=jnp.float32)
+        return jnp.einsum("...e,ve->...v", hidden, self._words(), preferred_element_type=jnp.float32)
+
+    def _words(self) -> Float[Array, "V E"]:
+        return sharding.constrain(self.embed_tokens.embedding.astype(self.dtype), P("tensor"))
 
 
 def init_params(config: OPTConfig, key: jax.Array) -> dict[str, Any]:

@@ -20,8 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from allmrec_jax import sharding
 from allmrec_jax.convert.opt import llm_hash, load_opt, load_tokenizer
 from allmrec_jax.data.candidates import make_candidates, title_groups, training_negatives
 from allmrec_jax.data.dataset import Dataset
@@ -190,7 +192,8 @@ def loss_behind(
     logits = llm.apply(variables, hidden, method="logits")
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, prompts.targets)
     right = (jnp.argmax(logits, axis=-1) == prompts.targets) | (prompts.target_mask == 0)
-    return jnp.sum(losses * prompts.target_mask), {"exact": jnp.sum(right.all(axis=1), dtype=jnp.float32)}
+    exact = right.all(axis=1) & prompts.target_mask.any(axis=1)
+    return jnp.sum(losses * prompts.target_mask), {"exact": jnp.sum(exact, dtype=jnp.float32)}
 
 
 Step = Callable[[Stage2State, Frozen, Batch], tuple[Stage2State, dict[str, jax.Array]]]
@@ -199,7 +202,8 @@ Step = Callable[[Stage2State, Frozen, Batch], tuple[Stage2State, dict[str, jax.A
 def make_step(llm: OPT, optimizer: optax.GradientTransformation, accumulation: int = 1) -> Step:
     """The jitted training step; the state is donated.
 
-    The loss is the mean over all answer tokens of the batch, whatever number of parts it is computed in.
+    The loss is the mean over all answer tokens of the batch, whatever number of parts it is computed in. Rows without
+    answer tokens are padding and count nowhere.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -209,6 +213,7 @@ def make_step(llm: OPT, optimizer: optax.GradientTransformation, accumulation: i
             return jax.tree.map(jnp.add, total, grad(state.params)), None
 
         parts = jax.tree.map(lambda x: x.reshape(accumulation, -1, *x.shape[1:]), batch)
+        parts = sharding.constrain_batch(parts, dimension=1)
         zero = jnp.zeros(())
         empty = ((zero, {"exact": zero}), jax.tree.map(jnp.zeros_like, state.params))
         ((loss, metrics), gradient), _ = jax.lax.scan(add_part, empty, parts)
@@ -217,10 +222,11 @@ def make_step(llm: OPT, optimizer: optax.GradientTransformation, accumulation: i
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         metrics = {
             "loss": loss / tokens,
-            "exact": metrics["exact"] / len(batch.prompts.ids),
+            "exact": metrics["exact"] / jnp.sum(batch.prompts.target_mask.any(axis=1), dtype=jnp.float32),
             "gradient_norm": optax.tree.norm(gradient),
         }
-        return Stage2State(optax.apply_updates(state.params, updates), opt_state), metrics
+        state = Stage2State(optax.apply_updates(state.params, updates), opt_state)
+        return sharding.constrain((state, metrics), P())
 
     return step
 
@@ -237,6 +243,17 @@ def make_optimizer(settings: Stage2Settings, total_steps: int) -> optax.Gradient
         warmup = optax.linear_schedule(0.0, settings.learning_rate, settings.warmup_steps)
         rate = optax.join_schedules([warmup, rate], [settings.warmup_steps])
     return optax.adam(rate, b1=0.9, b2=settings.beta2)
+
+
+def pad_batch(batch: Batch, parts: int = 1) -> Batch:
+    """A batch whose parts split evenly over the mesh in use: repeated rows without answer tokens are added."""
+    count = len(batch.prompts.ids)
+    rows = sharding.padded_rows(count, parts=parts)
+    if len(rows) == count:
+        return batch
+    batch = jax.tree.map(lambda x: np.asarray(x)[rows % count], batch)
+    mask = batch.prompts.target_mask * (rows < count)[:, None]
+    return batch._replace(prompts=batch.prompts._replace(target_mask=mask.astype(np.float32)))
 
 
 class Sampler:
@@ -323,7 +340,7 @@ class Sampler:
         if settings.user_vector:
             key = jax_key(self.seed, "stage2/cf-dropout", index) if settings.cf_train_mode else None
             vectors = self.user_vectors(question, key)
-        return Batch(prompts._replace(items=self.rows(prompts.items, index)), vectors)
+        return pad_batch(Batch(prompts._replace(items=self.rows(prompts.items, index)), vectors), settings.accumulation)
 
     def rows(self, items: Int[np.ndarray, "B P"], index: int, purpose: str = "stage2") -> Int[np.ndarray, "B P"]:
         """Rows of :attr:`Frozen.latents` for items; a share of them are those of the text latents."""
@@ -355,7 +372,7 @@ def start_projectors(params: Any, frozen: Frozen, sampler: Sampler) -> Any:
         rows = sampler.rows(question.candidates, index, "stage2/warm-start")
         return sampler.user_vectors(question), latents[rows], jnp.asarray(column)
 
-    words = jax.device_get(frozen.llm["embed_tokens"]["embedding"])
+    words = sharding.fetch(frozen.llm["embed_tokens"]["embedding"])
     return warm_start(params, words, batch_at, sampler.settings.warm_start_steps)[0]
 
 
@@ -451,8 +468,9 @@ def train_stage2(
     # A resumed run takes its state from the checkpoint and needs no start.
     if settings.warm_start_steps and not (resume and run.latest_step()):
         params = start_projectors(params, frozen, sampler)
-    state = Stage2State(params, optimizer.init(params))
-    step = make_step(llm, optimizer, settings.accumulation)
+    state = sharding.place(Stage2State(params, optimizer.init(params)))
+    frozen = frozen._replace(latents=sharding.place(frozen.latents))
+    step = sharding.on_mesh(make_step(llm, optimizer, settings.accumulation))
     evaluate = None
     if settings.choose == "best":
         recommender = LLMRecommender(
@@ -470,7 +488,7 @@ def train_stage2(
             run,
             state,
             lambda state, batch: step(state, frozen, batch),
-            sampler,
+            lambda index: sharding.place_batch(sampler(index)),
             LoopSettings(
                 total_steps=total_steps,
                 evaluate_every=epoch_steps if evaluate else 0,
@@ -597,7 +615,7 @@ class Stage2Export:
             llm_params,
             prompt_tables(name, model, titles, self.settings.title_max_tokens),
             STYLES[self.settings.style],
-            SoftTokens(self.params, None if latents is None else jnp.asarray(latents)),
+            sharding.place(SoftTokens(self.params, None if latents is None else jnp.asarray(latents))),
             user_slot=self.settings.user_vector,
             history_length=self.settings.history_length,
             batch_size=batch_size,

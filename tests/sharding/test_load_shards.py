@@ -1,0 +1,104 @@
+"""Weights go from the disk to their shards: no process reads what it does not hold, none holds a file in memory."""
+
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_llm
+from safetensors.numpy import load_file, save_file
+
+from allmrec_jax.convert import opt as convert
+from allmrec_jax.convert.opt import load_opt, save_opt
+from allmrec_jax.errors import UserError
+from allmrec_jax.fileio import write_text
+from allmrec_jax.models.opt import OPTConfig, init_params
+from allmrec_jax.sharding import MeshShape, use_mesh
+
+SIZES = {"hidden_size": 256, "num_attention_heads": 8, "ffn_dim": 1024, "word_embed_proj_dim": 256}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A directory with six layers in three files, about 6.3 MB each, and its parameters."""
+    config: OPTConfig = tiny_llm.config(**SIZES, num_hidden_layers=6)
+    params = init_params(config, jax.random.key(0))
+    path = tmp_path_factory.mktemp("llm") / "llm"
+    save_opt(path, config, params, tiny_llm.tokenizer())
+    weights = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    layer = {key: int(key.split(".")[3]) if ".layers." in key else 0 for key in weights}
+    index = {key: f"model-{1 + layer[key] // 2:05}-of-00003.safetensors" for key in weights}
+    for name in set(index.values()):
+        save_file({key: weights[key] for key in weights if index[key] == name}, path / name)
+    write_text(path / "model.safetensors.index.json", f'{{"weight_map": {str(index).replace(chr(39), chr(34))}}}')
+    return path, params
+
+
+@pytest.mark.parametrize("mesh", [None, MeshShape(tensor=8), MeshShape(data=2, fsdp=2, tensor=2)], ids=str)
+def test_every_shard_holds_its_slice(checkpoint: tuple[Path, Any], mesh: MeshShape | None) -> None:
+    path, params = checkpoint
+    with use_mesh(mesh):
+        _, found = load_opt(path)
+    for leaf, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
+        for shard in leaf.addressable_shards:
+            np.testing.assert_array_equal(shard.data, np.asarray(wanted)[shard.index])
+    kernel = found["layers"]["fc1"]["kernel"]
+    assert kernel.addressable_shards[0].data.nbytes * (1 if mesh is None else mesh.fsdp * mesh.tensor) == kernel.nbytes
+
+
+def test_reads_each_slice_once(checkpoint: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a kernel split eight ways, an eighth is read for each device; of a copy on each device, it is read once."""
+    path, params = checkpoint
+    sizes: list[int] = []
+    plain = convert._open_safetensors
+
+    def counting(file: Path) -> convert._Shard:
+        shard = plain(file)
+
+        def read(key: str, index: tuple[slice, ...]) -> np.ndarray:
+            array = shard.read(key, index)
+            sizes.append(array.size)
+            return array
+
+        return shard._replace(read=read)
+
+    monkeypatch.setattr(convert, "_open_safetensors", counting)
+    with use_mesh(MeshShape(fsdp=4, tensor=2)):
+        load_opt(path)
+    assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert max(sizes) == 514 * 256 // 4  # of the positions, which only fsdp splits
+
+
+def test_host_memory(checkpoint: tuple[Path, Any]) -> None:
+    """What the host allocates beside the devices' own memory stays far below one of the files.
+
+    The files are memory-mapped, and on the CPU the devices' memory is JAX's own: neither is counted by tracemalloc.
+    """
+    path, _ = checkpoint
+    with use_mesh(MeshShape(tensor=4)):
+        load_opt(path, jnp.bfloat16)  # compiled
+        tracemalloc.start()
+        try:
+            load_opt(path, jnp.bfloat16)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    shard_file = min(file.stat().st_size for file in path.glob("*.safetensors"))
+    assert shard_file > 6e6
+    assert peak < shard_file / 4
+
+
+def test_heads_are_checked_before_any_weight(tmp_path: Path) -> None:
+    write_text(
+        tmp_path / "config.json",
+        str(tiny_llm.config(num_attention_heads=2).to_dict()).replace("'", '"').replace("True", "true"),
+    )
+    with (
+        use_mesh(MeshShape(tensor=4)),
+        pytest.raises(UserError, match=r"the 2 attention heads of .*: --mesh data=2,tensor=2"),
+    ):
+        load_opt(tmp_path)
