@@ -84,8 +84,21 @@ experiment = LazyGroup(
     "experiment",
     short_help="train what is missing, then evaluate and report",
     help="Train what is missing, then evaluate and report.",
-    lazy={"demo": ("allmrec_jax.eval.demo", "the whole pipeline on the embedded data")},
-    examples=("allmrec experiment demo",),
+    lazy={
+        "demo": ("allmrec_jax.eval.demo", "the whole pipeline on the embedded data"),
+        "table1": ("allmrec_jax.eval.table1", "every system overall (Table 1)"),
+        "table4": ("allmrec_jax.eval.table4", "cold and warm items (Table 4)"),
+        "table5": ("allmrec_jax.eval.table5", "users with three interactions (Table 5)"),
+        "table6": ("allmrec_jax.eval.table6", "few training users (Table 6)"),
+        "table8": ("allmrec_jax.eval.table8", "stage 1 without each of its parts (Table 8)"),
+        "table9": ("allmrec_jax.eval.table9", "stage 2 without user or item vectors (Table 9)"),
+        "table10": ("allmrec_jax.eval.table10", "time to train and to answer (Table 10)"),
+        "table11": ("allmrec_jax.eval.table11", "four CF models, alone and under A-LLMRec (Table 11)"),
+    },
+    examples=(
+        "allmrec experiment demo",
+        "allmrec experiment table1 --data data/movies --dry-run",
+    ),
 )
 
 allmrec = LazyGroup(

@@ -51,10 +51,16 @@ class Questions:
     Attributes:
         dataset: the data set.
         candidates: whose target to find, and among which items.
+        known: whether its users are those of the training data; strangers are known by their histories alone.
     """
 
     dataset: Dataset
     candidates: Candidates
+    known: bool = True
+
+    def indices(self, rows: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"] | None:
+        """What a CF model is told of who the users of some rows are."""
+        return self.candidates.users[rows] if self.known else None
 
     @cached_property
     def histories(self) -> Int[np.ndarray, "U T"]:
@@ -291,10 +297,10 @@ def run_kind(about: Mapping[str, Any]) -> str:
 
 def user_vectors(cf: CFModel, questions: Questions) -> Float[np.ndarray, "U D"]:
     """The CF model's representation of each user before the target."""
-    model, users = cf.at(questions.candidates.cut), questions.candidates.users
-    vectors = np.zeros((len(users), model.dim), np.float32)
+    model = cf.at(questions.candidates.cut)
+    vectors = np.zeros((len(questions.candidates.users), model.dim), np.float32)
     for rows, part in bucketed(questions.histories):
-        asked = users[np.resize(rows, len(part))]
+        asked = questions.indices(np.resize(rows, len(part)))
         vectors[rows] = np.asarray(model.user_vectors(asked, part))[: len(rows)]
     return vectors
 
@@ -306,7 +312,7 @@ def cf_scores(cf: CFModel, questions: Questions) -> tuple[Float[np.ndarray, "U K
     scores, ranks = np.zeros(candidates.shape, np.float32), np.zeros(len(candidates), np.int64)
     for rows, part in bucketed(questions.histories):
         filled = np.resize(rows, len(part))
-        everything = np.asarray(model.score_catalogue(asked.users[filled], part))[: len(rows)]
+        everything = np.asarray(model.score_catalogue(questions.indices(filled), part))[: len(rows)]
         scores[rows] = np.take_along_axis(everything, candidates[rows], axis=1)
         ranks[rows] = questions.catalogue_ranks(everything, rows)
     return scores, ranks
@@ -389,7 +395,7 @@ def _oracle(sources: Sources, questions: Questions, name: str, advance: Advance)
 
 
 def _popularity(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
-    count, asked = questions.dataset.train_count, questions.candidates
+    count, asked = sources.dataset.train_count, questions.candidates
     chunks = np.array_split(np.arange(len(asked.users)), -(-len(asked.users) // CHUNK))
     ranks = [questions.catalogue_ranks(np.tile(count, (len(rows), 1)), rows) for rows in chunks]
     return Outcome(name, count[asked.candidates], catalogue_ranks=np.concatenate(ranks))

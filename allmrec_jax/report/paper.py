@@ -20,15 +20,23 @@ def tables() -> dict[str, Any]:
     return json.loads(files("allmrec_jax.report").joinpath("paper.json").read_text(encoding="utf-8"))
 
 
-def hit_at_1(system: str, slice_name: str) -> dict[str, float]:
+NAMES = {"TALLRec (yes-no)": "TALLRec", "TALLRec (titles)": "TALLRec"}
+"""The paper's name of systems that go by another one here; it does not say which protocol its TALLRec is."""
+
+
+def hit_at_1(system: str, slice_name: str, table: str = "table1_overall") -> dict[str, float]:
     """The paper's Hit@1 of a system by data set, empty where it reports none.
 
     Args:
         system: name as in the results, e.g. ``"A-LLMRec (SBERT)"``.
-        slice_name: ``"all"`` (its Table 1), ``"cold"`` or ``"warm"`` (its Table 4).
+        slice_name: ``"all"``, or ``"cold"`` or ``"warm"`` (its Table 4, whatever the table).
+        table: key of :func:`tables` for ``"all"``.
     """
+    system = NAMES.get(system, system)
     if slice_name == "all":
-        found = {data: row.get(system) for data, row in tables()["table1_overall"]["values"].items()}
+        values = tables()[table]["values"]
+        by_data = system not in values and not any(isinstance(value, float) for value in values.values())
+        found = {data: row.get(system) for data, row in values.items()} if by_data else dict(values.get(system, {}))
     else:
         rows = tables()["table4_cold_warm_items"]["values"]
         found = {data: row.get(system, {}).get(slice_name) for data, row in rows.items()}

@@ -1,0 +1,512 @@
+"""The runner of the paper's tables: rows and the trainings they need, planned as a graph; what is missing is run.
+
+A table is a list of rows; a row names a system of :data:`allmrec_jax.evaluation.systems.SYSTEMS` and the trainings that
+it is made of. A training is a node: what is trained, from which preset with which changes, on which other trainings.
+Its identity follows from that alone, so that a plan knows what is finished before anything runs. Each missing node is
+one ``allmrec train`` command in a process of its own, and each row's answers are kept. Killed at any point, the same
+command goes on from there.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import functools
+import hashlib
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from allmrec_jax.data.candidates import Candidates, load_candidates
+from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.data.scenarios import Scenario
+from allmrec_jax.errors import UserError
+from allmrec_jax.evaluation.results import users_frame, write_results
+from allmrec_jax.evaluation.systems import SYSTEMS, EvaluationSettings, Questions, Sources
+from allmrec_jax.fileio import atomic_path, write_text
+from allmrec_jax.settings import identity, resolve
+from allmrec_jax.training.metrics import read_lines
+from allmrec_jax.training.run import versions
+
+if TYPE_CHECKING:
+    import polars as pl
+
+COST = "cost.json"
+"""In a run's directory: what it took, written by this runner only."""
+
+
+# Trainings.
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What a node may train, by the name of its ``allmrec train`` command.
+
+    Attributes:
+        presets: ``module:name`` of its presets; for ``cf`` those of all models.
+        upstream: kinds of the nodes it builds on, by the option that names them.
+        models: pretrained models it starts from, by their role in the run's identity: ``llm`` or ``encoder``.
+        reads_texts: whether it is of no use on data without titles.
+    """
+
+    presets: str
+    upstream: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    reads_texts: bool = False
+
+
+KINDS = {
+    "cf": Kind("allmrec_jax.training.cf:PRESETS"),
+    "stage1": Kind("allmrec_jax.training.stage1:PRESETS", ("cf",), ("encoder",), reads_texts=True),
+    "stage2": Kind("allmrec_jax.training.stage2:PRESETS", ("cf", "stage1"), ("llm",), reads_texts=True),
+    "mlp-llm": Kind("allmrec_jax.training.stage2:MLP_PRESETS", ("cf",), ("llm",), reads_texts=True),
+    "tallrec": Kind("allmrec_jax.training.tallrec:PRESETS", (), ("llm",), reads_texts=True),
+}
+"""Everything that a table's rows are made of."""
+
+_OPTIONS = {"encoder": "--sentence-encoder", "llm": "--llm"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A node of the graph.
+
+    Attributes:
+        kind: of :data:`KINDS`.
+        preset: whose settings it takes.
+        changes: settings that differ from the preset; ``("model", …)`` chooses a CF model.
+        seed: of the training.
+        upstream: the nodes it builds on, in the order of the kind's ``upstream``.
+    """
+
+    kind: str
+    preset: str
+    changes: tuple[tuple[str, Any], ...] = ()
+    seed: int = 0
+    upstream: tuple["Training", ...] = ()
+
+    @property
+    def settings(self) -> Any:
+        """The resolved settings; :class:`UserError` for an unknown preset, setting or model."""
+        module, name = KINDS[self.kind].presets.split(":")
+        presets, changes = getattr(importlib.import_module(module), name), dict(self.changes)
+        if self.kind == "cf":
+            presets = presets[changes.pop("model")]
+        return resolve(presets, self.preset, changes)
+
+    def nodes(self) -> Iterator["Training"]:
+        """This node and all it builds on, those first."""
+        for node in self.upstream:
+            yield from node.nodes()
+        yield self
+
+    @property
+    def name(self) -> str:
+        """For people: the kind, what it differs in, and the CF model beneath it."""
+        told = [str(value) if name == "model" else f"{name} {value}" for name, value in self.changes]
+        told += [f"on {value}" for node in self.upstream for name, value in node.changes if name == "model"]
+        return f"{self.kind} ({', '.join([*told, f'seed {self.seed}'])})"
+
+
+def changed(kind: str, preset: str, given: Mapping[str, Any], **own: Any) -> tuple[tuple[str, Any], ...]:
+    """The changes of a node: those ``given`` by the user that it has a setting for, and the row's ``own``, which hold.
+
+    What the preset has anyway is no change.
+    """
+    model = (("model", own.pop("model")),) if "model" in own else ()
+    settings = Training(kind, preset, model).settings
+    wanted = {name: value for name, value in {**given, **own}.items() if hasattr(settings, name)}
+    return model + tuple(sorted((name, value) for name, value in wanted.items() if getattr(settings, name) != value))
+
+
+def parse_changes(lines: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``KIND.SETTING=VALUE`` lines as a dictionary by kind, values converted to the setting's type.
+
+    Raises:
+        UserError: a line of another form, an unknown kind or setting, or a value of another type.
+    """
+    changes: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        target, equals, value = line.partition("=")
+        kind, dot, name = target.partition(".")
+        if not (equals and dot) or kind not in KINDS:
+            raise UserError(f"--set {line}: KIND.SETTING=VALUE is expected, with a kind of {', '.join(KINDS)}")
+        module, presets = KINDS[kind].presets.split(":")
+        found = getattr(importlib.import_module(module), presets)
+        classes = {type(preset) for each in found.values() for preset in (each.values() if kind == "cf" else [each])}
+        hints = {key: hint for cls in classes for key, hint in typing.get_type_hints(cls).items()}
+        if name not in hints:
+            raise UserError(f"--set {line}: {kind} has no setting {name!r}; known: {', '.join(sorted(hints))}")
+        changes.setdefault(kind, {})[name] = _convert(line, hints[name], value)
+    return changes
+
+
+def _convert(line: str, hint: Any, value: str) -> Any:
+    if typing.get_origin(hint) is typing.Literal:
+        if value not in typing.get_args(hint):
+            raise UserError(f"--set {line}: one of {', '.join(map(str, typing.get_args(hint)))} is expected")
+        return value
+    if hint is bool:
+        if value not in ("true", "false"):
+            raise UserError(f"--set {line}: true or false is expected")
+        return value == "true"
+    try:
+        return hint(value)
+    except ValueError:
+        raise UserError(f"--set {line}: a {hint.__name__} is expected") from None
+
+
+# Rows.
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of a table, at one seed.
+
+    Attributes:
+        name: as the table shows it.
+        system: whose way of answering it takes, an entry of ``SYSTEMS``.
+        trainings: what the system is given.
+        against: rows, beside SASRec, that its Hit@1 is compared with.
+        few: asked about the smaller sample of users, for it reads long prompts.
+    """
+
+    name: str
+    system: str
+    trainings: tuple[Training, ...]
+    against: tuple[str, ...] = ()
+    few: bool = False
+
+    def nodes(self) -> list[Training]:
+        """Every training that the row needs, upstream first, each once."""
+        return list(dict.fromkeys(node for training in self.trainings for node in training.nodes()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Workplace:
+    """Where an experiment works, and with which pretrained models.
+
+    Attributes:
+        dataset: that everything is trained and asked on.
+        checkpoints: the directory of training runs.
+        models: name or path of the pretrained models, by role.
+    """
+
+    dataset: Dataset
+    checkpoints: Path
+    models: Mapping[str, str]
+
+    @functools.cached_property
+    def _hashes(self) -> dict[tuple[str, str], str]:
+        return {}
+
+    def model_hash(self, role: str, settings: Any) -> str:
+        """What a pretrained model is known by in identities; :class:`UserError` where it is not there."""
+        import jax.numpy as jnp
+
+        from allmrec_jax.convert.opt import llm_hash
+        from allmrec_jax.convert.sentence_transformers import fingerprint, load_sentence_encoder
+
+        name = self.models[role]
+        key = (role, name if role == "llm" else f"{name} {settings.dtype}")
+        if key not in self._hashes:
+            self._hashes[key] = (
+                llm_hash(name) if role == "llm" else fingerprint(load_sentence_encoder(name, jnp.dtype(settings.dtype)))
+            )
+        return self._hashes[key]
+
+    def identity(self, node: Training) -> str:
+        """The identity that the node's run has, or will have."""
+        settings, kind = node.settings, KINDS[node.kind]
+        upstream = {role: self.identity(other) for role, other in zip(kind.upstream, node.upstream, strict=True)}
+        upstream |= {role: self.model_hash(role, settings) for role in kind.models}
+        named = getattr(settings, "kind", node.kind)
+        return identity(named, settings, node.seed, self.dataset.hash, upstream)
+
+    def path(self, node: Training) -> Path:
+        """The node's run directory."""
+        named = getattr(node.settings, "kind", node.kind)
+        return self.checkpoints / self.dataset.name / named / self.identity(node)[:12]
+
+    def done(self, node: Training) -> bool:
+        """Whether its run is finished."""
+        return (self.path(node) / "DONE").is_file()
+
+    def command(self, node: Training) -> list[str]:
+        """The arguments of ``allmrec`` that train the node."""
+        kind = KINDS[node.kind]
+        words = ["train", node.kind, "--data", str(self.dataset.path), "--preset", node.preset]
+        for name, value in node.changes:
+            flag = "--" + name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(flag if value else f"--no-{flag[2:]}")
+            elif not (node.kind == "mlp-llm" and name == "item_vectors"):
+                words += [flag, str(value)]
+        for role, other in zip(kind.upstream, node.upstream, strict=True):
+            words += [f"--{role}", str(self.path(other))]
+        for role in kind.models:
+            words += [_OPTIONS[role], self.models[role]]
+        return [*words, "--seed", str(node.seed), "--out", str(self.checkpoints), "--resume"]
+
+    def estimate(self, node: Training) -> float | None:
+        """Seconds that runs of this kind took here before, the median, those on the same data if there are any."""
+        named = getattr(node.settings, "kind", node.kind)
+        for data in (self.dataset.name, "*"):
+            costs = [
+                json.loads(path.read_text())["seconds"] for path in self.checkpoints.glob(f"{data}/{named}/*/{COST}")
+            ]
+            if costs:
+                return sorted(costs)[len(costs) // 2]
+        return None
+
+    def budget(self, node: Training) -> dict[str, Any]:
+        """What a finished run was trained with and what it took; ``seconds`` is null where nobody measured."""
+        path, settings = self.path(node), node.settings
+        steps = max((line["step"] for line in read_lines(path / "metrics.jsonl")), default=0)
+        cost = json.loads((path / COST).read_text()) if (path / COST).is_file() else {}
+        return {
+            "kind": getattr(settings, "kind", node.kind),
+            "identity": self.identity(node),
+            "preset": node.preset,
+            "changes": dict(node.changes),
+            "seed": node.seed,
+            "steps": steps,
+            "unit": "epochs" if node.kind == "cf" else "steps",
+            "batch_size": getattr(settings, "batch_size", None),
+            "seconds": cost.get("seconds"),
+            "peak_mib": cost.get("peak_mib"),
+        }
+
+
+def plan(rows: Sequence[Row]) -> list[Training]:
+    """Every training that the rows need, each once, after all that it builds on."""
+    return list(dict.fromkeys(node for row in rows for node in row.nodes()))
+
+
+def show_plan(work: Workplace, rows: Sequence[Row]) -> str:
+    """The plan in lines: each training, whether it is finished, and how long it may take."""
+    lines, total, unknown = [], 0.0, 0
+    for node in plan(rows):
+        state = "finished"
+        if not work.done(node):
+            guess = work.estimate(node)
+            state = "to train, " + ("time unknown" if guess is None else f"about {guess:,.0f} s")
+            total, unknown = total + (guess or 0.0), unknown + (guess is None)
+        lines.append(f"{work.path(node).parent.name}/{work.path(node).name}  {state:<28}  {node.name}")
+    rest = f", and {unknown} whose time is unknown" if unknown else ""
+    names = list(dict.fromkeys(row.name for row in rows))
+    return "\n".join([*lines, f"{len(names)} rows; about {total:,.0f} s of training{rest}"])
+
+
+def check_texts(dataset: Dataset, rows: Sequence[Row]) -> None:
+    """Refuses rows that need titles on data without any."""
+    if any(title.strip() for title in dataset.titles[1:]):
+        return
+    for row in rows:
+        if row.few or any(KINDS[node.kind].reads_texts for node in row.nodes()):
+            raise UserError(
+                f"{dataset.path}: no item has a title, and {row.name} needs them; leave it out of --systems"
+            )
+
+
+# Running.
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Holds a lock file; it is released when the process ends, however it does.
+
+    Raises:
+        UserError: another process holds it; the message says which.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{path.parent}: in use by {file.read().strip()}; wait for it, or end it") from None
+        file.seek(0)
+        file.truncate()
+        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+        file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
+        file.flush()
+        yield
+
+
+def run_missing(work: Workplace, rows: Sequence[Row]) -> None:
+    """Trains what is not finished, in order, each in a process of its own.
+
+    Raises:
+        UserError: a training failed (it has said why itself), or another process is at the same one.
+    """
+    missing = [node for node in plan(rows) if not work.done(node)]
+    for number, node in enumerate(missing, start=1):
+        path = work.path(node)
+        with held(path.parent / f".{path.name}.lock"):
+            if work.done(node):  # by another experiment, since the plan was made
+                continue
+            click.secho(f"[{number}/{len(missing)}] {node.name}", bold=True, err=True)
+            cost = run_command(work.command(node), node.name)
+            if not work.done(node):
+                raise UserError(f"{node.name} ended without {path}; its identity is not what was planned: report this")
+            write_text(path / COST, json.dumps(cost) + "\n")
+
+
+def run_command(arguments: Sequence[str], name: str) -> dict[str, float]:
+    """Runs ``allmrec ARGUMENTS`` as a process of its own; returns its seconds and its peak memory in MiB.
+
+    Raises:
+        UserError: it failed.
+    """
+    click.echo(f"    allmrec {' '.join(arguments)}", err=True)
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "allmrec_jax.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    last = ""
+    for line in process.stderr:
+        last = line.decode(errors="replace").strip() or last
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f"training {name} failed (exit code {process.returncode}): {last}; the same command goes on")
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB on Linux
+    cost = {"seconds": round(time.perf_counter() - started, 1), "peak_mib": round(usage.ru_maxrss * unit / 2**20)}
+    click.echo(f"    {cost['seconds']:,.0f} s, peak {cost['peak_mib']:,} MiB", err=True)
+    return cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """How the rows are asked.
+
+    Attributes:
+        scenario: who is asked about.
+        candidate_seed: of the candidate file, one for all rows and seeds.
+        max_users: users asked at most; ``None`` is all.
+        few_users: of these, the first so many for rows that read long prompts.
+        settings: batch size, decoding, generation, the wording of text-only prompts.
+    """
+
+    scenario: Scenario
+    candidate_seed: int
+    max_users: int | None
+    few_users: int | None
+    settings: EvaluationSettings
+
+    def candidates(self, row: Row) -> Candidates:
+        """What the row is asked to choose from."""
+        counts = [count for count in (self.max_users, self.few_users if row.few else None) if count is not None]
+        return load_candidates(self.scenario.asked, "overall", "test", self.candidate_seed, min(counts, default=None))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """For ``results.json``."""
+        counts = {"candidate_seed": self.candidate_seed, "max_users": self.max_users, "llm_users": self.few_users}
+        return {"scenario": dict(self.scenario.about), **counts, **dataclasses.asdict(self.settings)}
+
+
+def answers_of(
+    work: Workplace,
+    row: Row,
+    asking: Asking,
+    advance: Callable[[str, int], contextlib.AbstractContextManager],
+) -> "tuple[pl.DataFrame, dict[str, Any]]":
+    """A row's answers and what is to be known about them; kept beside the runs, for other tables ask the same.
+
+    Returns:
+        the users' frame, and the entry of ``results.json``'s ``runs``.
+    """
+    import polars as pl
+
+    dataset, scenario, candidates = work.dataset, asking.scenario, asking.candidates(row)
+    # A system without a training of its own answers by the language model or by the data alone.
+    own = [work.identity(node) for node in row.trainings] or [work.model_hash("llm", None) if row.few else dataset.hash]
+    seed = row.trainings[-1].seed if row.trainings else 0
+    about: dict[str, Any] = {
+        "system": row.name,
+        "scenario": scenario.about["scenario"],
+        "seed": seed,
+        "id": own[-1],
+        "candidates_sha": candidates.sha256,
+        "users": len(candidates.users),
+        "trainings": [work.budget(node) for node in row.nodes()],
+    }
+    asked = {
+        "system": row.system,
+        "runs": own,
+        "seed": seed,
+        "users": scenario.asked.hash,
+        "candidates": candidates.sha256,
+    }
+    body = json.dumps({**asked, "settings": dataclasses.asdict(asking.settings)}, sort_keys=True)
+    kept = work.checkpoints / dataset.name / "answers" / f"{hashlib.sha256(body.encode()).hexdigest()[:16]}.parquet"
+    if kept.is_file():
+        about["seconds"] = json.loads(kept.with_suffix(".json").read_text())["seconds"]
+        return pl.read_parquet(kept).with_columns(system=pl.lit(row.name)), about
+    started = time.perf_counter()
+    sources = Sources(dataset, [work.path(node) for node in row.trainings], asking.settings)
+    with advance(row.name, len(candidates.users)) as tell:
+        questions = Questions(scenario.asked, candidates, scenario.known)
+        outcome = SYSTEMS[row.system].answer(sources, questions, row.name, tell)
+    slices = dataset.slices if scenario.known else {}
+    frame = users_frame([outcome], candidates.users, candidates.target, candidates.candidates, slices, seed)
+    about["seconds"] = round(time.perf_counter() - started, 2)
+    write_text(kept.with_suffix(".json"), json.dumps({"seconds": about["seconds"], **asked}) + "\n")
+    with atomic_path(kept) as sibling:
+        frame.write_parquet(sibling)
+    return frame, about
+
+
+def evaluate_rows(
+    work: Workplace,
+    rows: Sequence[Row],
+    asking: Asking,
+    out: Path,
+    *,
+    data: Mapping[str, Any],
+    reference: str = "SASRec",
+    settings: Mapping[str, Any],
+    advance: Callable[[str, int], contextlib.AbstractContextManager],
+) -> dict[str, Any]:
+    """Asks every row, and writes ``results.json`` and ``users.parquet`` into ``out``; returns the former.
+
+    Args:
+        data: name and hash of the data set that the scenario was made from.
+        reference: the row that every other one is tested against.
+        settings: of the experiment, for the record.
+        advance: given a row's name and its number of users, a context that yields what to call after each batch.
+    """
+    import polars as pl
+
+    frames, runs = [], []
+    for row in rows:
+        frame, about = answers_of(work, row, asking, advance)
+        frames.append(frame)
+        runs.append(about)
+    names = list(dict.fromkeys(row.name for row in rows))
+    pairs = [(name, reference) for name in names if name != reference and reference in names]
+    for row in rows:
+        pairs += [(row.name, other) for other in row.against if other in names and other != reference]
+    return write_results(
+        out,
+        pl.concat(frames),
+        runs=runs,
+        data=data,
+        pairs=list(dict.fromkeys(pairs)),
+        settings={**settings, **asking.record},
+        versions=versions(),
+        times={"systems": {f"{run['system']}, seed {run['seed']}": run["seconds"] for run in runs}},
+    )

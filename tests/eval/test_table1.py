@@ -1,0 +1,298 @@
+"""The table programs: the plan, what is trained and what is not, the answers, the tables. Everything is tiny."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from allmrec_jax import cli
+from allmrec_jax.data.dataset import load_dataset, write_dataset
+from allmrec_jax.errors import UserError
+from allmrec_jax.evaluation import experiment
+from allmrec_jax.evaluation.experiment import (
+    KINDS,
+    Workplace,
+    changed,
+    held,
+    parse_changes,
+    plan,
+    run_command,
+    show_plan,
+)
+from allmrec_jax.evaluation.results import Outcome, read_users
+from allmrec_jax.evaluation.rows import STAGE1_ABLATIONS, STAGE2_ABLATIONS, Recipes, at_seeds, choose, known_systems
+from allmrec_jax.evaluation.systems import SYSTEMS
+from allmrec_jax.training.run import Run, load_run
+
+USERS, ITEMS = 40, 44
+SMALL = ["cf.epochs=2", "cf.dim=8", "cf.max_length=8", "stage1.freeze_encoder=true", "stage2.steps=2"]
+ASKED = ["SASRec", "LLM-Only", "TALLRec (yes-no)", "MLP-LLM", "A-LLMRec", "A-LLMRec (SBERT)"]
+
+
+def write(path, titled=True):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(4, 9, USERS)
+    words = ("Red", "Moon", "Fox", "It", "Ghost Ship", "Deep", "Blue Whale", "Saddle", "Spur", "Ship", "Is")
+    return write_dataset(
+        path,
+        name="Tiny",
+        items=np.concatenate([rng.permutation(np.arange(1, ITEMS + 1))[:length] for length in lengths]),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        titles=[f"{word} {number}" if titled else "" for number in range(4) for word in words],
+        descriptions=[""] * ITEMS,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root = tmp_path_factory.mktemp("place")
+    write(root / "data")
+    (root / "llm").mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):  # its hash is all that is asked for
+        (root / "llm" / name).write_text("{}")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Every training is its real command, here and not in a process of its own, up to its run, which is then done."""
+    ran, opened = [], Run.open
+
+    def run(arguments, name):
+        ran.append(name)
+        cli.main(list(arguments))
+        return {"seconds": 2.0, "peak_mib": 100}
+
+    def finished(*args, **kwargs):
+        run = opened(*args, **kwargs)
+        if not run.done:
+            (run.path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n')
+            run.finish({})
+        return run
+
+    def answer(sources, questions, name, advance):
+        advance(len(questions.candidates.users))
+        asked.append(name)
+        rng = np.random.default_rng(len(name))
+        return Outcome(name, rng.random(questions.candidates.candidates.shape))
+
+    asked = []
+    monkeypatch.setattr(experiment, "run_command", run)
+    monkeypatch.setattr(Run, "open", staticmethod(finished))
+    monkeypatch.setattr("allmrec_jax.training.stage2.load_stage1", lambda path: None)
+    for stage in ("stage1", "stage2"):
+        cf = f"allmrec_jax.training.{stage}.load_cf"
+        monkeypatch.setattr(cf, lambda path, dataset: SimpleNamespace(identity=load_run(path)["identity"]))
+    for name in ASKED:
+        monkeypatch.setitem(SYSTEMS, name, dataclasses.replace(SYSTEMS[name], answer=answer))
+    with jax.numpy_dtype_promotion("standard"):
+        yield SimpleNamespace(trained=ran, asked=asked)
+
+
+def arguments(place, *more, out="out", changes=SMALL):
+    words = ["experiment", "table1", "--data", place / "data", "--checkpoints", place / "checkpoints"]
+    words += ["--llm", place / "llm", "--out", place / out, *(word for line in changes for word in ("--set", line))]
+    return [str(word) for word in (*words, *more)]
+
+
+def workplace(place):
+    models = {"llm": str(place / "llm"), "encoder": "sbert-nano"}
+    return Workplace(load_dataset(place / "data"), place / "other", models)
+
+
+def recipes(preset="small", **given):
+    return Recipes(preset, given)
+
+
+def test_a_table_from_nothing_and_again(place, in_this_process, capsys):
+    chosen = ["Popularity", *ASKED]
+    more = [word for name in chosen for word in ("--systems", name.lower())]
+    more += ["--seeds", "2", "--llm-seeds", "1", "--llm-users", "12", "--no-generate"]
+    cli.main(arguments(place, *more))
+    assert capsys.readouterr().out.splitlines()[-1] == str(place / "out")
+    kinds = [name.split(" ")[0] for name in in_this_process.trained]
+    assert kinds == ["cf", "cf", "tallrec", "mlp-llm", "stage1", "stage2"], "each training once, in order"
+
+    results = json.loads((place / "out" / "results.json").read_text())
+    assert list(results["systems"]) == chosen
+    assert results["systems"]["SASRec"]["all"]["n"] == USERS and results["systems"]["A-LLMRec"]["all"]["n"] == 12
+    assert {f"{name} - SASRec" for name in chosen if name != "SASRec"} <= set(results["paired"])
+    assert set(results["tests"]) == set(results["paired"]) >= {"A-LLMRec - MLP-LLM", "A-LLMRec (SBERT) - A-LLMRec"}
+    assert [run["seed"] for run in results["runs"] if run["system"] == "SASRec"] == [0, 1]
+    checkpoints = place / "checkpoints" / "Tiny"
+    for run in results["runs"]:
+        for node in run["trainings"]:
+            about = load_run(checkpoints / node["kind"] / node["identity"][:12])
+            assert about["identity"] == node["identity"] and about["seed"] == node["seed"]
+            assert node["seconds"] == 2.0 and node["steps"] == 2
+    users = read_users(place / "out")
+    few = set(users.filter(users["system"] == "A-LLMRec")["user"])
+    assert len(few) == 12 and few < set(users.filter(users["system"] == "SASRec")["user"])
+
+    page = (place / "out" / "table1.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("| SASRec |"))
+    assert line.split(" | ")[1:3] == ["40", "2"]
+    assert page.count("| A-LLMRec") == 2 and "**MLP-LLM**: cf " in page and "2 steps of batch 32, 2 s" in page
+    assert "A-LLMRec (SBERT)" in (place / "out" / "report.html").read_text()
+
+    # Again: nothing is trained, nothing is asked, the numbers are the same.
+    asked = ["SASRec", *ASKED]  # that one at two seeds
+    assert in_this_process.asked == asked
+    del in_this_process.trained[:]
+    before = (place / "out" / "results.json").read_text()
+    cli.main(arguments(place, *more))
+    again = json.loads((place / "out" / "results.json").read_text())
+    assert in_this_process.trained == [] and in_this_process.asked == asked
+    assert again == json.loads(before)
+
+    # A run half written is recognised and done again.
+    node = next(node for node in results["runs"][-1]["trainings"] if node["kind"] == "stage2")
+    (checkpoints / "stage2" / node["identity"][:12] / "DONE").unlink()
+    cli.main(arguments(place, *more))
+    assert [name.split(" ")[0] for name in in_this_process.trained] == ["stage2"]
+
+
+def test_a_dry_run_trains_nothing_and_says_what_is_there(place, in_this_process):
+    told = CliRunner().invoke(cli.allmrec, arguments(place, "--dry-run", out="dry"))
+    assert told.exit_code == 0, told.output
+    lines = told.stderr.splitlines()
+    assert not in_this_process.trained and not (place / "dry").exists()
+    assert sum("tallrec-yes-no/" in line for line in lines) == 1
+    assert lines[-1].startswith(f"{len(known_systems())} rows; about ")
+    # Estimated by what such runs took here, where there were any.
+    assert any("to train, about 2 s" in line or "time unknown" in line for line in lines)
+
+
+def test_the_plan_has_each_training_once_and_upstream_first():
+    rows = at_seeds(recipes(), known_systems(), 2, 1)
+    nodes = plan(rows)
+    assert len(nodes) == len(set(nodes))
+    for node in nodes:
+        assert all(nodes.index(other) < nodes.index(node) for other in node.upstream)
+    assert sum(node.kind == "cf" for node in nodes) == 8  # four models at two seeds
+    assert sum(node.kind == "stage2" for node in nodes) == 5  # three more backbones, and A-LLMRec_all
+    everything = next(row for row in rows if row.name == "A-LLMRec_all")
+    assert {node.settings.positions for node in everything.nodes() if node.kind != "cf"} == {"all"}
+    paper = recipes("paper").row("A-LLMRec", 0).trainings[-1]
+    assert paper.changes == () and paper.settings.positions == "last"
+    assert recipes("paper").row("A-LLMRec_all", 0).trainings[-1].changes == (("positions", "all"),)
+
+
+def test_ablations_differ_from_a_llmrec_in_what_they_leave_out():
+    small, paper = recipes(), recipes("paper")
+    for name, own in STAGE1_ABLATIONS.items():
+        row = paper.row(name, 0)
+        stage1 = row.trainings[1]
+        assert dict(stage1.changes) == own and row.trainings[-1].changes == ()
+    plain = small.row("A-LLMRec, plain start", 0).trainings[-1].settings
+    assert (plain.warm_start_steps, plain.text_share) == (0, 0.0)
+    for name, own in STAGE2_ABLATIONS.items():
+        assert dict(paper.row(name, 0).trainings[-1].changes) == own
+        assert small.row(name, 0).trainings[-1].settings == dataclasses.replace(plain, **own)
+    # In preset paper there is no other start, so the row to compare with is A-LLMRec itself.
+    assert paper.row("A-LLMRec, plain start", 0).trainings == paper.row("A-LLMRec", 0).trainings
+
+
+def test_planned_identities_are_those_of_the_runs_and_follow_every_change(place):
+    work = Workplace(
+        load_dataset(place / "data"), place / "other", {"llm": str(place / "llm"), "encoder": "sbert-nano"}
+    )
+    row = recipes().row("A-LLMRec", 0)
+    names = {work.identity(node) for node in row.nodes()}
+    changes = [
+        recipes(cf={"dim": 9}),
+        recipes(stage1={"alpha": 0.1}),
+        recipes(stage2={"epochs": 7}),
+    ]
+    moved = [len(names - {work.identity(node) for node in each.row("A-LLMRec", 0).nodes()}) for each in changes]
+    assert moved == [3, 2, 1], "a change moves the training and all that is built on it"
+    assert "--cf" in work.command(row.trainings[-1]) and "to train" in show_plan(work, [row])
+
+
+def test_every_kind_has_a_command_that_takes_the_planned_options(place):
+    work = Workplace(
+        load_dataset(place / "data"), place / "other", {"llm": str(place / "llm"), "encoder": "sbert-nano"}
+    )
+    given = {kind: {"learning_rate": 0.5} for kind in KINDS}
+    for node in plan(at_seeds(recipes(**given), known_systems(), 1, 1)):
+        words = work.command(node)
+        command = cli.train.get_command(None, words[1])
+        command.make_context(words[1], words[2:])  # raises on an unknown option or a bad value
+        assert node.settings.learning_rate == 0.5
+
+
+def test_changes_are_parsed_and_bad_ones_named():
+    parsed = parse_changes(["cf.epochs=3", "stage2.schedule=cosine", "stage2.user_vector=false", "cf.dropout=0.25"])
+    assert parsed == {"cf": {"epochs": 3, "dropout": 0.25}, "stage2": {"schedule": "cosine", "user_vector": False}}
+    for line, message in (
+        ("epochs=3", "KIND.SETTING=VALUE"),
+        ("stage3.epochs=3", "KIND.SETTING=VALUE"),
+        ("cf.speed=3", "no setting 'speed'"),
+        ("cf.epochs=many", "a int is expected"),
+        ("stage2.schedule=steep", "one of constant, cosine"),
+        ("stage2.user_vector=1", "true or false"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse_changes([line])
+    assert changed("stage2", "small", {"epochs": 9, "batch_size": 32}) == (("epochs", 9),)
+    assert changed("cf", "small", {"blocks": 1}, model="gru4rec") == (("model", "gru4rec"),)
+    assert changed("stage1", "paper", {"positions": "last"}, positions="all") == (("positions", "all"),)
+
+
+def test_unknown_systems_are_named_with_the_known_ones():
+    with pytest.raises(UserError, match=r"unknown system 'BERT4Rec'; known: Popularity; NCF.*A-LLMRec \(GRU4Rec\)"):
+        choose(known_systems(), ["BERT4Rec"])
+    assert choose(["SASRec"], []) == ["SASRec"]
+    assert choose(["SASRec"], ["a-llmrec", "sasrec"]) == ["SASRec", "A-LLMRec"]
+
+
+def test_what_cannot_be_served_is_said_before_anything_trains(place, tmp_path, in_this_process, capsys):
+    write(tmp_path / "data", titled=False)
+    for words, message in (
+        (["--data", str(tmp_path / "data")], "no item has a title, and LLM-Only needs them"),
+        (["--llm", str(tmp_path / "absent")], "no such LLM directory"),
+        (["--sentence-encoder", str(tmp_path / "absent")], "not a directory"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(arguments(place, *words, "--systems", "A-LLMRec", "--systems", "LLM-Only", out="never"))
+        error = capsys.readouterr().err
+        assert message in error.replace("A-LLMRec needs", "LLM-Only needs") and error.count("\n") == 1
+    assert not in_this_process.trained and not (place / "never").exists()
+
+
+def test_a_second_runner_stops_at_the_lock_and_says_who_holds_it(place, tmp_path, capsys):
+    with held(place / "locked" / ".lock"):
+        program = (
+            "import sys; from pathlib import Path; from allmrec_jax.errors import UserError\n"
+            "from allmrec_jax.evaluation.experiment import held\n"
+            "try:\n    with held(Path(sys.argv[1])): print('entered')\n"
+            "except UserError as error: print(error)"
+        )
+        told = subprocess.run(
+            [sys.executable, "-c", program, str(place / "locked" / ".lock")], capture_output=True, text=True, check=True
+        ).stdout
+    assert f"locked: in use by process {os.getpid()} on " in told
+    with held(place / "locked" / ".lock"):  # released when its holder is gone
+        pass
+
+
+def test_a_training_that_fails_is_named(monkeypatch):
+    with pytest.raises(UserError, match=r"training stage9 failed \(exit code 2\)"):
+        run_command(["train", "nothing"], "stage9")
+
+
+def test_a_training_with_another_identity_than_planned_is_reported(place, monkeypatch):
+    monkeypatch.setattr(experiment, "run_command", lambda arguments, name: {"seconds": 1.0, "peak_mib": 1})
+    work = Workplace(
+        load_dataset(place / "data"), place / "third", {"llm": str(place / "llm"), "encoder": "sbert-nano"}
+    )
+    row = recipes().row("SASRec", 0)
+    with pytest.raises(UserError, match="not what was planned"):
+        experiment.run_missing(work, [row])
