@@ -110,6 +110,7 @@ allmrec = LazyGroup(
         "prepare": ("allmrec_jax.commands.prepare", "raw files to a data set"),
         "recommend": ("allmrec_jax.commands.recommend", "recommend items for a user or a history"),
         "report": ("allmrec_jax.commands.report", "results to a self-contained HTML page"),
+        "parity": ("allmrec_jax.commands.parity", "compare with PyTorch, component by component"),
     },
     groups=(train, evaluate, experiment),
     examples=(

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def load_sentence_encoder(name_or_path: str | os.PathLike, dtype: jnp.dtype = jn
     limit = sentence.get("max_seq_length") or tokenizer_config.get("model_max_length") or config.max_position_embeddings
     return SentenceEncoder(
         model=TextEncoder(config, pooling, normalize, dtype),
-        params=_read_params(path, config),
+        params=params_of(config, *_open_weights(path)),
         tokenizer=tokenizer,
         tokenizer_config=tokenizer_config,
         max_length=int(min(limit, config.max_position_embeddings)),
@@ -87,11 +87,6 @@ def save_sentence_encoder(path: Path, encoder: SentenceEncoder, *, card: str = "
         "1_Pooling/config.json": {"word_embedding_dimension": encoder.dim, **pooling},
         "tokenizer_config.json": {**encoder.tokenizer_config, "model_max_length": encoder.max_length},
     }
-    weights = {}
-    for key, (names, transpose) in _layout(config).items():
-        value = np.asarray(_get(encoder.params, names))
-        weights[key] = np.ascontiguousarray(value.T if transpose else value, np.float32)
-
     with atomic_path(path) as folder:
         for name in folders:
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -99,7 +94,16 @@ def save_sentence_encoder(path: Path, encoder: SentenceEncoder, *, card: str = "
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
         (folder / "README.md").write_text(card or "A sentence encoder written by allmrec-jax.\n")
         encoder.tokenizer.save(str(folder / "tokenizer.json"))
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(state_of(config, encoder.params), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def state_of(config: TextEncoderConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Parameters (or their gradients) under Hugging Face's names, float32."""
+    state = {}
+    for key, (names, transpose) in _layout(config).items():
+        value = np.asarray(_get(params, names))
+        state[key] = np.ascontiguousarray(value.T if transpose else value, np.float32)
+    return state
 
 
 def fingerprint(encoder: SentenceEncoder) -> str:
@@ -238,8 +242,19 @@ def _shape(config: TextEncoderConfig, key: str, names: tuple[str, ...]) -> tuple
     return (rows, up if names[-2] == "down" else d)
 
 
-def _read_params(path: Path, config: TextEncoderConfig) -> dict[str, Any]:
-    file, keys, read = _open_weights(path)
+def params_of(
+    config: TextEncoderConfig, keys: Iterable[str], read: Callable[[str], np.ndarray], file: Path
+) -> dict[str, Any]:
+    """Parameters from a checkpoint under Hugging Face's names.
+
+    Args:
+        keys: of the checkpoint, with or without the family's prefix; heads of pre-training are left aside.
+        read: a weight by its key.
+        file: named in errors.
+
+    Raises:
+        UserError: a weight is unknown, missing, there twice or mis-shaped.
+    """
     layout = _layout(config)
     params: dict[str, Any] = {}
     seen: set[str] = set()
@@ -266,8 +281,8 @@ def _read_params(path: Path, config: TextEncoderConfig) -> dict[str, Any]:
     return params
 
 
-def _open_weights(path: Path) -> tuple[Path, list[str], Callable[[str], np.ndarray]]:
-    """File, keys, and a reader by key, of ``model.safetensors`` or else ``pytorch_model.bin``."""
+def _open_weights(path: Path) -> tuple[list[str], Callable[[str], np.ndarray], Path]:
+    """Keys, a reader by key, and the file, of ``model.safetensors`` or else ``pytorch_model.bin``."""
     file = path / "model.safetensors"
     if file.exists():
         from safetensors import SafetensorError, safe_open
@@ -277,7 +292,7 @@ def _open_weights(path: Path) -> tuple[Path, list[str], Callable[[str], np.ndarr
             handle = safe_open(file, framework="flax")
         except SafetensorError as error:
             raise UserError(f"{file}: damaged ({error})") from None
-        return file, list(handle.keys()), lambda key: np.asarray(handle.get_tensor(key).astype(jnp.float32))
+        return list(handle.keys()), lambda key: np.asarray(handle.get_tensor(key).astype(jnp.float32)), file
     file = path / "pytorch_model.bin"
     if not file.exists():
         raise UserError(f"{path}: neither model.safetensors nor pytorch_model.bin")
@@ -289,7 +304,7 @@ def _open_weights(path: Path) -> tuple[Path, list[str], Callable[[str], np.ndarr
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise UserError(f"{file}: not a checkpoint of plain tensors ({str(error).splitlines()[0]})") from None
-    return file, list(state), lambda key: state[key].float().numpy()
+    return list(state), lambda key: state[key].float().numpy(), file
 
 
 def _get(tree: Mapping[str, Any], names: tuple[str, ...]) -> Any:

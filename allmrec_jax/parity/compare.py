@@ -1,0 +1,225 @@
+"""Both sides of every component under the tolerances: rows with verdicts, the self-test, JSON, a table, a plot.
+
+Shapes: B batch.
+"""
+
+import dataclasses
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import jax
+import numpy as np
+
+from allmrec_jax.parity.ours import ALTERATIONS, OURS
+from allmrec_jax.parity.reference import Outputs, Reference, Steps
+from allmrec_jax.parity.tolerances import EXCLUDED, KEY_PART_OF_PACKED_BIAS, TOLERANCES, Kind
+from allmrec_jax.training.run import versions
+
+Verdict = Literal["passed", "partial", "failed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One compared tensor.
+
+    Attributes:
+        name: its kind, and what it is.
+        shape: of both sides.
+        absolute: max |a - b|, ours a, the reference's b.
+        relative: what the tolerance bounds: max |a - b| / max |b|; for final parameters |a - b| / |b| in L2; for whole
+            numbers the share that differs.
+        tolerance: the bound.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    absolute: float
+    relative: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Not for a NaN."""
+        return self.relative <= self.tolerance
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One component against one reference on one device.
+
+    Attributes:
+        stood_in: what of the reference was replaced; makes a row that holds *partial*.
+    """
+
+    component: str
+    reference: str
+    device: str
+    file: str
+    sha256: str
+    stood_in: str
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """``failed`` if any tensor does."""
+        if not all(tensor.passed for tensor in self.tensors):
+            return "failed"
+        return "partial" if self.stood_in else "passed"
+
+    @property
+    def worst(self) -> Tensor:
+        """The tensor nearest to its tolerance or furthest beyond."""
+        return max(self.tensors, key=_strain)
+
+
+def _strain(tensor: Tensor) -> float:
+    if np.isnan(tensor.relative):
+        return np.inf
+    return tensor.relative / tensor.tolerance if tensor.tolerance else tensor.relative * 1e30
+
+
+def compare(reference: Reference, component: str, steps: Steps, device: jax.Device) -> Row:
+    """One row: our outputs on ``device``, in full float32 precision, against the reference's."""
+    theirs, source = reference.outputs(component), reference.source(component)
+    with jax.default_device(device), jax.default_matmul_precision("highest"):
+        ours = reference.select(OURS[component](theirs, steps))
+    return Row(
+        component,
+        reference.name,
+        device.platform,
+        source.file,
+        source.sha256,
+        source.stood_in,
+        tuple(_tensors(ours, theirs)),
+    )
+
+
+def _tensors(ours: Outputs, theirs: Outputs) -> Iterator[Tensor]:
+    names = [name for name in theirs if not name.startswith("input/")]
+    if missing := [name for name in sorted(set(names) ^ set(ours)) if not name.endswith(EXCLUDED)]:
+        raise RuntimeError(f"only one side computes {', '.join(missing)}")
+    for name in names:
+        kind = cast(Kind, name.partition("/")[0])
+        a, b = np.asarray(ours[name], np.float64), np.asarray(theirs[name], np.float64)
+        if kind in ("gradient", "final") and name.endswith(EXCLUDED):
+            continue
+        if kind == "final" and name.endswith(KEY_PART_OF_PACKED_BIAS):
+            a, b = _without_keys(a), _without_keys(b)
+        absolute, relative = _distance(a, b, kind)
+        yield Tensor(name, np.shape(theirs[name]), absolute, relative, TOLERANCES[kind].value)
+
+
+def _without_keys(bias: np.ndarray) -> np.ndarray:
+    query, _, value = np.split(bias, 3)
+    return np.concatenate([query, value])
+
+
+def _distance(a: np.ndarray, b: np.ndarray, kind: Kind) -> tuple[float, float]:
+    """max |a - b|, and the measure that the kind's tolerance bounds; a wrong shape is infinitely far."""
+    if a.shape != b.shape:
+        return np.inf, np.inf
+    difference = np.abs(a - b)
+    absolute = float(difference.max(initial=0.0))
+    if kind == "exact":
+        return absolute, float((difference > 0).mean())
+    size = np.linalg.norm(b) if kind == "final" else np.abs(b).max(initial=0.0)
+    part = np.linalg.norm(a - b) if kind == "final" else absolute
+    return absolute, float(part / size) if size else float(np.where(part == 0, 0.0, np.inf))
+
+
+@dataclasses.dataclass(frozen=True)
+class Altered:
+    """What became of a row when our side was altered; ``red`` is what the self-test asks for."""
+
+    component: str
+    reference: str
+    alteration: str
+    red: bool
+    worst: Tensor
+
+
+def selftest(references: Iterable[Reference], components: Sequence[str], steps: Steps) -> Iterator[Altered]:
+    """Each alteration of each component against the first reference that has it."""
+    owners: dict[str, Reference] = {}
+    for reference in references:
+        for component in reference.components():
+            owners.setdefault(component, reference)
+    for component in components:
+        reference = owners[component]
+        for alteration in ALTERATIONS[component]:
+            reference.outputs(component)  # before anything is altered
+            with alteration.made():
+                row = compare(reference, component, steps, jax.devices("cpu")[0])
+            yield Altered(component, reference.name, alteration.what, row.verdict == "failed", row.worst)
+
+
+def report(rows: Sequence[Row], altered: Sequence[Altered], steps: Steps) -> dict[str, Any]:
+    """Everything as JSON."""
+    return {
+        "rows": [
+            {
+                **dataclasses.asdict(row),
+                "verdict": row.verdict,
+                "tensors": [dataclasses.asdict(tensor) | {"passed": tensor.passed} for tensor in row.tensors],
+            }
+            for row in rows
+        ],
+        "selftest": [dataclasses.asdict(one) for one in altered],
+        "steps": steps._asdict(),
+        "tolerances": {kind: tolerance._asdict() for kind, tolerance in TOLERANCES.items()},
+        "versions": versions() | _torch_versions(),
+        "platform": platform.platform(),
+    }
+
+
+def _torch_versions() -> dict[str, str]:
+    import importlib.metadata
+
+    return {name: importlib.metadata.version(name) for name in ("torch", "sentence-transformers")}
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table: a line for each row with its worst tensor."""
+    lines = [
+        "| component | compared with | SHA-256 | tensors | worst: tensor, shape | max \\|a−b\\| | relative | tolerance "
+        "| verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        worst = row.worst
+        shape = "×".join(map(str, worst.shape)) or "scalar"
+        lines.append(
+            f"| {row.component} | {row.file} | {row.sha256[:12]} | {len(row.tensors)} | {worst.name}, {shape} | "
+            f"{worst.absolute:.1e} | {worst.relative:.1e} | {worst.tolerance:.0e} | {row.verdict} |"
+        )
+    return "\n".join(lines)
+
+
+def plot(path: Path, references: Sequence[Reference], steps: Steps) -> None:
+    """Both sides' losses over each other for every training, and their differences below."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    curves = [
+        (reference, component)
+        for reference in references
+        for component in reference.components()
+        if "curve/loss" in reference.outputs(component)
+    ]
+    figure, axes = plt.subplots(2, len(curves), figsize=(4 * len(curves), 5), squeeze=False, sharex="col")
+    for column, (reference, component) in enumerate(curves):
+        theirs = reference.outputs(component)
+        a, b = OURS[component](theirs, steps)["curve/loss"], theirs["curve/loss"]
+        axes[0, column].plot(b, color="#bbbbbb", linewidth=4, label=reference.name)
+        axes[0, column].plot(a, color="#0044aa", linewidth=1, label="allmrec-jax")
+        axes[0, column].set(title=component, ylabel="loss")
+        axes[0, column].legend(frameon=False)
+        axes[1, column].semilogy(np.maximum(np.abs(a - b), 1e-9), color="#aa3300")
+        axes[1, column].set(xlabel="step", ylabel="|difference|")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

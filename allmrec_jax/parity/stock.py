@@ -1,0 +1,312 @@
+"""The reference without a clone: stock PyTorch modules, put together from the description of the official code.
+
+Nothing here is the official code; names of parameters are its, so that checkpoints and weights are named alike.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from allmrec_jax.parity import cases
+from allmrec_jax.parity.reference import (
+    NEW_TOKENS,
+    Outputs,
+    Prompts,
+    Source,
+    Stage2Answer,
+    Steps,
+    TorchReference,
+    empty_prompts,
+    fill,
+    item_slot,
+    opt_outputs,
+    user_slots,
+)
+
+
+class FeedForward(torch.nn.Module):
+    """Convolutions of width one with dropout, ReLU and a residual."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = torch.nn.Conv1d(dim, dim, 1), torch.nn.Conv1d(dim, dim, 1)
+        self.dropout1, self.dropout2 = torch.nn.Dropout(dropout), torch.nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, T, D] to the same."""
+        h = torch.relu(self.dropout1(self.conv1(x.mT)))
+        return x + self.dropout2(self.conv2(h)).mT
+
+
+class SASRec(torch.nn.Module):
+    """SASRec out of ``MultiheadAttention``, ``Conv1d`` and ``LayerNorm``."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        dim, nn = cases.DIM, torch.nn
+        self.item_emb = nn.Embedding(cases.ITEMS + 1, dim, padding_idx=0)
+        self.pos_emb = nn.Embedding(cases.LENGTH, dim)
+        self.emb_dropout = nn.Dropout(dropout)
+        blocks = range(cases.BLOCKS)
+        self.attention_layernorms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-8) for _ in blocks)
+        self.attention_layers = nn.ModuleList(nn.MultiheadAttention(dim, cases.HEADS, dropout) for _ in blocks)
+        self.forward_layernorms = nn.ModuleList(nn.LayerNorm(dim, eps=1e-8) for _ in blocks)
+        self.forward_layers = nn.ModuleList(FeedForward(dim, dropout) for _ in blocks)
+        self.last_layernorm = nn.LayerNorm(dim, eps=1e-8)
+
+    def hidden(self, items: np.ndarray) -> torch.Tensor:
+        """[B, T] to [B, T, D]."""
+        ids = torch.from_numpy(items).long()
+        real = (ids != 0)[..., None]
+        time = ids.shape[1]
+        later = torch.triu(torch.ones(time, time, dtype=torch.bool), 1)
+        x = self.item_emb(ids) * self.item_emb.embedding_dim**0.5 + self.pos_emb.weight[:time]
+        x = self.emb_dropout(x) * real
+        for norm, attention, forward_norm, forward in zip(
+            self.attention_layernorms, self.attention_layers, self.forward_layernorms, self.forward_layers, strict=True
+        ):
+            keys = x.transpose(0, 1)
+            query = norm(keys)
+            x = forward_norm((query + attention(query, keys, keys, attn_mask=later)[0]).transpose(0, 1))
+            x = forward(x) * real
+        return self.last_layernorm(x)
+
+    def forward(self, users: np.ndarray, items: np.ndarray, positives: np.ndarray, negatives: np.ndarray) -> Any:
+        """Logits of positives and negatives, [B, T] each."""
+        hidden = self.hidden(items)
+        return tuple((hidden * self.item_emb(torch.from_numpy(x).long())).sum(-1) for x in (positives, negatives))
+
+
+class Autoencoder(torch.nn.Module):
+    """Linear, sigmoid: the latent; linear: the reconstruction."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = torch.nn.Linear(width, cases.LATENT), torch.nn.Linear(cases.LATENT, width)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latent and reconstruction."""
+        latent = torch.sigmoid(self.fc1(x))
+        return latent, self.fc2(latent)
+
+
+def projector(inputs: int, activation: torch.nn.Module) -> torch.nn.Sequential:
+    """Linear, LayerNorm, activation, linear."""
+    width, nn = cases.OPT["hidden_size"], torch.nn
+    return nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), activation, nn.Linear(width, width))
+
+
+class Model(torch.nn.Module):
+    """The parts of A-LLMRec that a stage needs."""
+
+    def __init__(self, stage: int) -> None:
+        super().__init__()
+        self.recsys = torch.nn.Module()
+        self.recsys.model = SASRec(0.0).requires_grad_(False)
+        self.mlp = Autoencoder(cases.DIM)
+        if stage == 1:
+            self.sbert = sentence_transformer()
+            self.mlp2 = Autoencoder(cases.TEXT_ENCODER["dim"])
+        else:
+            self.mlp.requires_grad_(False)
+            self.log_emb_proj = projector(cases.DIM, torch.nn.LeakyReLU())
+            self.item_emb_proj = projector(cases.LATENT, torch.nn.GELU())
+            self.llm = torch.nn.Module()
+            self.llm.llm_model = fill_opt(transformers.OPTForCausalLM(transformers.OPTConfig(**cases.OPT)))
+            self.llm.llm_model.resize_token_embeddings(cases.TOKENS)
+            self.llm.requires_grad_(False)
+
+
+def fill_opt(llm: Any) -> Any:
+    """OPT with the case's weights."""
+    return fill(llm).eval()
+
+
+def sentence_transformer() -> Any:
+    """A sentence-transformers model of the case's DistilBERT, with mean pooling, saved to disk and loaded."""
+    from sentence_transformers import SentenceTransformer
+
+    with tempfile.TemporaryDirectory() as directory:
+        write_sentence_encoder(Path(directory))
+        return SentenceTransformer(directory, device="cpu")
+
+
+def write_sentence_encoder(path: Path) -> None:
+    """The case's sentence encoder as a sentence-transformers directory."""
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    tokenizer = Tokenizer(
+        models.WordPiece({word: i for i, word in enumerate(cases.letter_vocabulary())}, unk_token="[UNK]")
+    )
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.save(str(path / "tokenizer.json"))
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    kinds = ("Transformer", "Pooling")
+    files: dict[str, Any] = {
+        "config.json": cases.TEXT_ENCODER | {"architectures": ["DistilBertModel"]},
+        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64} | special,
+        "sentence_bert_config.json": {"max_seq_length": cases.TEXT_ENCODER["max_position_embeddings"]},
+        "modules.json": [
+            {
+                "idx": i,
+                "name": str(i),
+                "path": "1_Pooling" * i,
+                "type": f"sentence_transformers.models.{kind}",
+            }
+            for i, kind in enumerate(kinds)
+        ],
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": cases.TEXT_ENCODER["dim"],
+            "pooling_mode_mean_tokens": True,
+        },
+    }
+    (path / "1_Pooling").mkdir()
+    for name, body in files.items():
+        (path / name).write_text(json.dumps(body))
+    save_file(cases.weights(cases.distilbert_shapes()), path / "model.safetensors", metadata={"format": "pt"})
+
+
+class Stock(TorchReference):
+    """PyTorch's, transformers' and sentence-transformers' own modules."""
+
+    name = "stock PyTorch"
+
+    def __init__(self, steps: Steps) -> None:
+        super().__init__(steps)
+        import sentence_transformers
+
+        torch_version, hugging = f"torch {torch.__version__}", f"transformers {transformers.__version__}"
+        self._sources = dict.fromkeys(self.rows(), torch_version) | {
+            "Sentence encoder": f"sentence-transformers {sentence_transformers.__version__}",
+            "Stage 1": f"{torch_version}, sentence-transformers {sentence_transformers.__version__}",
+        }
+        self._sources["Stage 1 training"] = self._sources["Stage 1"]
+        for component in self.rows():
+            if component.startswith(("OPT", "Stage 2", "Generation")):
+                self._sources[component] = hugging
+
+    def source(self, component: str) -> Source:
+        """The library and its version."""
+        return Source(self._sources[component])
+
+    def rows(self) -> dict[str, Callable[[], Outputs]]:
+        """Also another shape of OPT, and plain greedy generation."""
+        return super().rows() | {"OPT-350m's shape": self._opt_350m, "Generation": self._generation}
+
+    def make_sasrec(self, dropout: float) -> Any:
+        """SASRec out of stock parts."""
+        return SASRec(dropout)
+
+    def make_model(self, stage: int) -> Any:
+        """A-LLMRec out of stock parts."""
+        return Model(stage)
+
+    def stage1_losses(self, model: Any, batch: cases.Sequences, optimizer: Any) -> dict[str, float]:
+        """The official form: sums over positive and negative item, mean logits, targets of texts detached."""
+        optimizer.zero_grad()
+        table = model.recsys.model.item_emb.weight
+        users = model.recsys.model.hidden(batch.items)[:, -1]
+        losses: dict[str, Any] = dict.fromkeys(("rec", "match", "item_recon", "text_recon"), 0.0)
+        mse = torch.nn.functional.mse_loss
+        for items, label in ((batch.positives[:, -1], 1.0), (batch.negatives[:, -1], 0.0)):
+            vectors = table[torch.from_numpy(items).long()]
+            tokens = model.sbert.tokenize([official_text(item) for item in items.tolist()])
+            tokens = {name: tokens[name] for name in ("input_ids", "attention_mask")}
+            texts = model.sbert(tokens)["sentence_embedding"]
+            (e, item_output), (q, text_output) = model.mlp(vectors), model.mlp2(texts)
+            logits = (users * item_output).mean(-1)
+            losses["rec"] += torch.nn.functional.binary_cross_entropy_with_logits(
+                logits, torch.full_like(logits, label)
+            )
+            losses["match"] += mse(e, q)
+            losses["item_recon"] += mse(item_output, vectors)
+            losses["text_recon"] += mse(text_output, texts.detach())
+        total = losses["rec"] + losses["match"] + 0.5 * losses["item_recon"] + 0.2 * losses["text_recon"]
+        total.backward()
+        optimizer.step()
+        return {name: value.item() for name, value in (losses | {"total": total}).items()}
+
+    def stage2_answer(self, model: Any, step: int, optimizer: Any) -> Stage2Answer:
+        """Random ids with slots and answers, through Hugging Face's OPT with labels."""
+        optimizer.zero_grad()
+        batch = cases.sequences(step, cases.PROMPTS)
+        prompts = random_prompts(step, batch)
+        with torch.no_grad():
+            users = model.recsys.model.hidden(batch.items)[:, -1]
+            table, _ = model.mlp(model.recsys.model.item_emb.weight)
+        user_tokens = model.log_emb_proj(users)
+        user_tokens.retain_grad()
+        width = int(prompts.lengths.max())
+        embeds = model.llm.llm_model.get_input_embeddings()(torch.from_numpy(prompts.ids[:, :width]).long())
+        item_tokens = []
+        for row in range(cases.PROMPTS):
+            items = torch.from_numpy(prompts.items[row]).long()
+            for part in (items[: cases.HISTORY][items[: cases.HISTORY] > 0], items[cases.HISTORY :]):
+                tokens = model.item_emb_proj(table[part])
+                tokens.retain_grad()
+                item_tokens.append(tokens)
+            joined = torch.cat(item_tokens[-2:])
+            first = int((items == 0).sum())
+            columns = torch.from_numpy(np.flatnonzero(prompts.slot[row] == 2))
+            embeds = embeds.index_put((torch.tensor(row), columns), joined[prompts.slot_index[row, columns] - first])
+        embeds = torch.cat([user_tokens[:, None], embeds[:, 1:]], dim=1)
+        columns = np.arange(width)[None]
+        inside = (columns >= prompts.target_start[:, None]) & (columns < prompts.lengths[:, None])
+        labels = torch.from_numpy(np.where(inside, prompts.ids[:, :width], -100)).long()
+        mask = torch.from_numpy((columns < prompts.lengths[:, None]).astype(np.int64))
+        answer = model.llm.llm_model(inputs_embeds=embeds, attention_mask=mask, labels=labels)
+        answer.loss.backward()
+        optimizer.step()
+        return Stage2Answer(answer.loss.item(), prompts, user_tokens, item_tokens, answer.logits, np.zeros(0))
+
+    def _opt_350m(self) -> Outputs:
+        llm = transformers.OPTForCausalLM(transformers.OPTConfig(**cases.OPT_350M))
+        return opt_outputs(fill_opt(llm), left=False)
+
+    def _generation(self) -> Outputs:
+        llm = self._model(2).llm.llm_model
+        rng = cases.random("generation")
+        ids = rng.randint(5, 4000, (3, 12))
+        with torch.no_grad():
+            tokens = llm.generate(
+                inputs_embeds=llm.get_input_embeddings()(torch.from_numpy(ids).long()),
+                attention_mask=torch.ones(ids.shape, dtype=torch.long),
+                do_sample=False,
+                max_new_tokens=NEW_TOKENS,
+                pad_token_id=2,
+            )
+        return {"input/plain ids": ids.astype(np.int32), "exact/tokens": tokens.numpy()}
+
+
+def official_text(item: int) -> str:
+    """An item's text as the official code writes it."""
+    titles, descriptions = cases.texts()
+    return f'"{titles.get(item, "No Title")}, {descriptions.get(item, "No Description")}"'
+
+
+def random_prompts(step: int, batch: cases.Sequences) -> Prompts:
+    """Prompts of random words with slots where a prompt has them, and answers of random words."""
+    rng, prompts = cases.random(f"prompts {step}"), empty_prompts(len(batch.items))
+    user_slots(prompts)
+    for row, sequence in enumerate(batch.items):
+        history = sequence[sequence > 0][-cases.HISTORY :]
+        prompts.items[row, cases.HISTORY - len(history) : cases.HISTORY] = history
+        prompts.items[row, cases.HISTORY :] = rng.permutation(cases.ITEMS)[: cases.CANDIDATES] + 1
+        start = 60 + 10 * len(history) + 7 * row
+        length = start + 5 + row
+        prompts.ids[row, 1:length] = rng.randint(5, 4000, length - 1)
+        prompts.target_start[row], prompts.lengths[row] = start, length
+        index = range(cases.HISTORY - len(history), cases.HISTORY + cases.CANDIDATES)
+        for column, item in zip(np.sort(rng.permutation(start - 2)[: len(index)] + 2), index, strict=True):
+            prompts.ids[row, column] = 1
+            item_slot(prompts, row, int(column), item)
+    return prompts
