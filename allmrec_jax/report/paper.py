@@ -30,11 +30,14 @@ def hit_at_1(system: str, slice_name: str, table: str = "table1_overall") -> dic
     Args:
         system: name as in the results, e.g. ``"A-LLMRec (SBERT)"``.
         slice_name: ``"all"``, or ``"cold"`` or ``"warm"`` (its Table 4, whatever the table).
-        table: key of :func:`tables` for ``"all"``.
+        table: key of :func:`tables` for ``"all"``; behind a slash, what its rows are further divided by.
     """
     system = NAMES.get(system, system)
     if slice_name == "all":
-        values = tables()[table]["values"]
+        key, _, inner = table.partition("/")
+        values = tables()[key]["values"]
+        if inner:
+            values = {data: row.get(inner, {}) for data, row in values.items()}
         by_data = system not in values and not any(isinstance(value, float) for value in values.values())
         found = {data: row.get(system) for data, row in values.items()} if by_data else dict(values.get(system, {}))
     else:
