@@ -111,6 +111,7 @@ allmrec = LazyGroup(
         "recommend": ("allmrec_jax.commands.recommend", "recommend items for a user or a history"),
         "report": ("allmrec_jax.commands.report", "results to a self-contained HTML page"),
         "parity": ("allmrec_jax.commands.parity", "compare with PyTorch, component by component"),
+        "convert": ("allmrec_jax.commands.convert", "weights and data from and to the official PyTorch code"),
     },
     groups=(train, evaluate, experiment),
     examples=(

@@ -79,6 +79,17 @@ def sasrec_shapes(items: int, dim: int, blocks: int, max_length: int) -> dict[st
     return shapes
 
 
+def autoencoder_shapes(width: int, latent: int) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of ``mlp.pt`` and ``mlp2.pt``."""
+    return {"fc1.weight": (latent, width), "fc1.bias": (latent,), "fc2.weight": (width, latent), "fc2.bias": (width,)}
+
+
+def projector_shapes(inputs: int, width: int) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of ``log_proj.pt`` and ``item_proj.pt``."""
+    shapes: dict[str, tuple[int, ...]] = {"0.weight": (width, inputs), "3.weight": (width, width)}
+    return shapes | dict.fromkeys(("0.bias", "1.weight", "1.bias", "3.bias"), (width,))
+
+
 def sasrec_params(state: Mapping[str, np.ndarray], blocks: int) -> dict[str, Any]:
     """Parameters of :class:`allmrec_jax.models.cf.sasrec.SASRec`; check ``state`` first."""
     params: dict[str, Any] = {}

@@ -141,6 +141,11 @@ def load_tokenizer(name_or_path: str | Path) -> Any:
         raise UserError(f"{directory}: tokenizer can't be read: {error}") from error
 
 
+def read_llm_config(name_or_path: str | Path) -> OPTConfig:
+    """The configuration alone; errors as :func:`load_opt`."""
+    return _read_config(resolve_llm(name_or_path, _download_weights) / "config.json")
+
+
 def llm_hash(name_or_path: str | Path) -> str:
     """SHA-256 (hex) over configuration, weights and tokenizer: the identity of a frozen LLM as an input."""
     directory = resolve_llm(name_or_path, _download_weights)

@@ -441,7 +441,7 @@ def train_stage1(
         )
     chosen = jax.device_get((last if settings.choose == "last" else best).params)
     encoder = dataclasses.replace(encoder, params=chosen.get("encoder", encoder.params))
-    _export(run, model.alignment, chosen["alignment"], encoder, catalogue, dataset)
+    export_stage1(run, model.alignment, chosen["alignment"], encoder, catalogue, dataset)
     card = {
         "item_dim": cf.dim,
         "text_dim": encoder.dim,
@@ -456,9 +456,10 @@ def train_stage1(
     return run.path
 
 
-def _export(
+def export_stage1(
     run: Run, alignment: Alignment, params: Any, encoder: SentenceEncoder, catalogue: Catalogue, dataset: Dataset
 ) -> None:
+    """Writes what :func:`load_stage1` reads: latents of all items, parameters, and the sentence encoder."""
     texts = catalogue.texts
     if texts is None:
         texts = encode_table(encoder.model, encoder.params, catalogue.tokens)
