@@ -103,8 +103,8 @@ soft tokens and writes the title that fits. Load it with transformers, or by the
 - **Data**: generated prompts alone (`allmrec_jax/data/list_tasks.py`): lists of titles made of the words in
   `allmrec_jax/data/lexicon.py` or of random tokens, slots that hold blends of word embeddings, and the title that
   answers. No interactions, no users, no real text.
-- **Start**: seven heads are constructed (`allmrec_jax/training/opt_nano.py`), the rest is noise;
-  training moves all of it.
+- **Start**: twelve heads and three feed-forward units are constructed (`allmrec_jax/training/opt_nano.py`), the rest
+  is noise; training moves all of it.
 - **Loss**: cross entropy of the answers' tokens.
 - **Settings**: seed {seed}, {values}.
 - **Time**: {minutes:.0f} minutes{" since it was last resumed" if resumed else ""} on a shared two-core CPU.
@@ -118,7 +118,8 @@ soft tokens and writes the title that fits. Load it with transformers, or by the
 
   `user`: the slot nearest to the user's slot; `history`: nearest to the history's slots; `text`: no slots, shared words
   or theme; `words`: the user's slot is a blend of the title's words; `genre`: name the history's themes. Titles `words`
-  are 2 to 4 lexicon words, `short` 1 to 8 random tokens, `long` 4 to 24.
+  are 2 to 4 lexicon words, `short` 1 to 8 random tokens, `long` 4 to 24 random tokens or 2 to 24 words, half of them
+  invented.
 - **Limits**: it knows this prompt and nothing else of language: off the prompts' wording it is lost. For real use take
   `facebook/opt-6.7b`.
 

@@ -8,12 +8,13 @@ Shapes: B sequences, T tokens, M answer tokens, G slots, R words of a blend.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from allmrec_jax.data.lexicon import PLAIN, THEMES
+from allmrec_jax.data.theme_texts import invented_word
 from allmrec_jax.prompts import STYLES, Pieces, tokenize, tokenize_pieces
 
 BLEND = 16
@@ -22,7 +23,7 @@ BLEND = 16
 GENRE_QUESTION = ' in the previous. The favorite genres of this user are "'
 """Takes the place of everything behind the history when the user's favourite genres are asked for (Figures 4, 5)."""
 
-SKILLS: dict[str, float] = {"user": 0.5, "history": 0.1, "text": 0.25, "words": 0.05, "genre": 0.1}
+SKILLS: dict[str, float] = {"user": 0.42, "history": 0.08, "text": 0.27, "words": 0.08, "genre": 0.15}
 """What a sequence asks for, and how often:
 
 * ``user``: a candidate, drawn by the likeness of its slot and the user's; several users ask about one list.
@@ -33,12 +34,21 @@ SKILLS: dict[str, float] = {"user": 0.5, "history": 0.1, "text": 0.25, "words": 
 """
 
 
+INVENTED = 2000
+"""How many invented words long titles are written with."""
+
 SHARPNESS = 16.0
 """Slots s and t of one blend's norm: log P(candidate) = SHARPNESS · <s, t> + constant.
 
-Answers are drawn, not the most likely one taken, so that the model is as unsure as its slots are weak or alike. A model
-that is always sure gives projectors no gradient to begin with.
+In a part of the batches answers are drawn, not the most likely one taken, so that the model is as unsure as its slots
+are weak or alike. A model that is always sure gives projectors no gradient to begin with.
 """
+
+CERTAIN = 0.6
+"""Share of batches whose answer is the likeliest candidate. With none, training first unlearns to choose at all."""
+
+UNRELATED = 0.3
+"""Share of the clear ``text`` tasks in which no candidate has anything of the history; the last one is then right."""
 
 
 class Task(NamedTuple):
@@ -83,10 +93,12 @@ class TaskWriter:
     Args:
         tokenizer: a Hugging Face tokenizer.
         certain: for measuring: the likeliest candidate is the answer, and slots have the norm of a word.
+        titles: for measuring: titles to draw from, instead of making them up.
     """
 
-    def __init__(self, tokenizer: Any, *, certain: bool = False):
+    def __init__(self, tokenizer: Any, *, certain: bool = False, titles: Sequence[str] | None = None):
         self.certain = certain
+        self.catalogue = None if titles is None else [tokenize(tokenizer, title).tolist() for title in titles]
 
         def pieces(**kind: bool) -> list[Pieces]:
             styles = STYLES.values()
@@ -103,6 +115,8 @@ class TaskWriter:
         }
         self.themes = [[_word(tokenizer, word) for word in words] for words in THEMES.values()]
         self.plain = [_word(tokenizer, word) for word in PLAIN]
+        rng = np.random.default_rng(INVENTED)
+        self.invented = [_word(tokenizer, invented_word(rng)) for _ in range(INVENTED)]
         names = list(THEMES)
         self.genre_names = [tokenize(tokenizer, name).tolist() for name in names]
         self.genre_joined = [tokenize(tokenizer, ", " + name).tolist() for name in names]
@@ -112,23 +126,41 @@ class TaskWriter:
         self.free = np.array([i for s, i in tokenizer.get_vocab().items() if i not in special and '"' not in s])
         self.free.sort()
 
-    def task(self, rng: np.random.Generator, shape: Shape, skill: str | None = None, style: int | None = None) -> Task:
-        """One sequence of at most ``shape.length`` tokens; redrawn until it fits."""
+    def task(
+        self,
+        rng: np.random.Generator,
+        shape: Shape,
+        skill: str | None = None,
+        style: int | None = None,
+        certain: bool = False,
+        clear: bool = False,
+    ) -> Task:
+        """One sequence of at most ``shape.length`` tokens; redrawn until it fits. See :meth:`batch`."""
         skill = skill or str(rng.choice(list(SKILLS), p=list(SKILLS.values())))
         style = int(rng.integers(len(STYLES))) if style is None else style
         while True:
-            task = self._write(rng, shape, skill, style)
+            task = self._write(rng, shape, skill, style, certain or self.certain, clear)
             if len(task.tokens) <= shape.length:
                 return task
 
-    def batch(self, rng: np.random.Generator, shape: Shape, positions: int) -> Batch:
-        """One step's arrays; each sequence starts at a random position, so that all of them are trained."""
-        tasks = [self.task(rng, shape) for _ in range(shape.batch)]
+    def batch(self, rng: np.random.Generator, shape: Shape, positions: int, *, clear: bool = False) -> Batch:
+        """One step's arrays; each sequence starts at a random position, so that all of them are trained.
+
+        Args:
+            shape: sizes.
+            positions: of the model.
+            clear: whether the ``text`` tasks have one right answer. Where they have not, a model that can't tell
+                candidates apart learns to spread its first token over all of them, and names none.
+        """
+        certain = bool(rng.random() < CERTAIN)
+        tasks = [self.task(rng, shape, certain=certain, clear=clear) for _ in range(shape.batch)]
         batch = pack(tasks, shape, rng.integers(0, positions - shape.length + 1, shape.batch), self.pad)
-        batch.noise[:] = rng.uniform(0, 0.7) if rng.random() < 0.5 else 0
+        batch.noise[:] = 0 if certain else rng.uniform(0, 0.7)
         return batch
 
-    def _write(self, rng: np.random.Generator, shape: Shape, skill: str, style: int) -> Task:
+    def _write(
+        self, rng: np.random.Generator, shape: Shape, skill: str, style: int, certain: bool, clear: bool
+    ) -> Task:
         slotless = skill in ("text", "words") or (skill == "genre" and rng.random() < 0.5)
         writer = _Writer(self, self.pieces["text" if skill == "genre" and slotless else skill][style], slotless)
         few = rng.random() < 0.25
@@ -136,14 +168,18 @@ class TaskWriter:
         depth = int(rng.integers(1, shape.history + 1))
         if skill == "genre":
             return self._genre(rng, writer, shape, depth)
-        titles = self._titles(rng, depth + count, shape.titles)
-        history, candidates = titles[:depth], titles[depth:]
-
         if skill == "text":
-            target = int(rng.integers(count))
-            self._relate(rng, history, candidates, target)
+            # Drawn apart, so that no candidate is a history title with one token changed.
+            history = self._titles(rng, depth, shape.titles)
+            if clear:
+                target, candidates = self._clear(rng, history, count, shape.titles)
+            else:
+                target, candidates = int(rng.integers(count)), self._titles(rng, count, shape.titles)
+                self._relate(rng, history, candidates, target)
             writer.start(None).list(history, None).middle().list(candidates, None).ask(candidates[target])
             return writer.task
+        titles = self._titles(rng, depth + count, shape.titles)
+        history, candidates = titles[:depth], titles[depth:]
         if skill == "words":
             target = int(rng.integers(count))
             words = np.resize(np.array(candidates[target]), BLEND)
@@ -152,30 +188,25 @@ class TaskWriter:
             writer.start(user).list(history, None).middle().list(candidates, None).ask(candidates[target])
             return writer.task
 
-        blend = _Blends(rng, self.free, depth + count, 1.0 if self.certain else math.exp(rng.uniform(-0.7, 0.7)))
+        blend = _Blends(rng, self.free, depth + count, 1.0 if certain else math.exp(rng.uniform(-0.7, 0.7)))
         own, others = blend.items[:depth], blend.items[depth:]
         if skill == "history":
             mean = others[rng.integers(count)]
             own = 0.8 * mean + 0.6 * own
-            target = int(self._draw(rng, blend.scale**2 * own.mean(0, keepdims=True) @ others.T)[0])
+            target = int(_draw(rng, blend.scale**2 * own.mean(0, keepdims=True) @ others.T, certain)[0])
             writer.start(None).list(history, blend.slots(own)).middle().list(candidates, blend.slots(others))
             writer.ask(candidates[target])
             return writer.task
         queries = int(rng.integers(1, shape.queries + 1))
         users = blend.users(rng, others, queries)
-        scales = np.ones((queries, 1)) if self.certain else np.exp(rng.uniform(-2, 0.7, (queries, 1)))
-        targets = self._draw(rng, scales * blend.scale * users @ others.T)
+        scales = np.ones((queries, 1)) if certain else np.exp(rng.uniform(-1.5, 0.7, (queries, 1)))
+        targets = _draw(rng, scales * blend.scale * users @ others.T, certain)
         asked = blend.slots(scales * users, 1.0)
         writer.start(asked[0]).list(history, blend.slots(own)).middle().list(candidates, blend.slots(others))
         writer.ask(candidates[targets[0]])
         for slot, target in zip(asked[1:], targets[1:], strict=True):
             writer.ask_again(slot, candidates[target])
         return writer.task
-
-    def _draw(self, rng: np.random.Generator, likeness: np.ndarray) -> np.ndarray:
-        """One candidate for each row of likenesses [Q, K], see :data:`SHARPNESS`."""
-        noise = 0 if self.certain else rng.gumbel(size=likeness.shape)
-        return np.argmax(SHARPNESS * likeness + noise, axis=1)
 
     def _genre(self, rng: np.random.Generator, writer: "_Writer", shape: Shape, depth: int) -> Task:
         """Each title has a word of one of at most three themes; they are named, the most frequent first."""
@@ -203,8 +234,16 @@ class TaskWriter:
         writer.text(self.genre_question).answer([token for name in named for token in name])
         return writer.task
 
-    def _titles(self, rng: np.random.Generator, count: int, kind: str) -> list[list[int]]:
-        """Distinct titles; one in ten is another one with a token changed, so that copying must look closely."""
+    def _titles(
+        self, rng: np.random.Generator, count: int, kind: str, avoid: Set[int] = frozenset()
+    ) -> list[list[int]]:
+        """Distinct titles of lexicon words (``words``) or mostly of random tokens (``short``, ``long``).
+
+        One in ten is another one with a token changed, and one in five has a token twice, so that copying must look
+        closely. None has a token of ``avoid``.
+        """
+        if self.catalogue is not None:
+            return [list(self.catalogue[i]) for i in rng.choice(len(self.catalogue), count, replace=False)]
         titles: list[list[int]] = []
         seen: set[tuple[int, ...]] = set()
         while len(titles) < count:
@@ -213,33 +252,59 @@ class TaskWriter:
                 title[rng.integers(len(title))] = int(rng.choice(self.free))
             elif kind == "words":
                 title = _title([self._any_word(rng) for _ in range(rng.integers(2, 5))])
+            elif kind == "long" and rng.random() < 0.5:
+                title = _title([self._any_word(rng, 0.5) for _ in range(rng.integers(2, 25))])
             else:
                 low, high = {"short": (1, 9), "long": (4, 25)}[kind]
                 title = rng.choice(self.free, rng.integers(low, high)).tolist()
-            if tuple(title) not in seen:
+            if kind != "words" and len(title) > 2 and rng.random() < 0.2:
+                title[rng.integers(len(title))] = title[rng.integers(len(title))]
+            if tuple(title) not in seen and avoid.isdisjoint(title):
                 seen.add(tuple(title))
                 titles.append(title)
         return titles
 
-    def _any_word(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
+    def _any_word(self, rng: np.random.Generator, invented: float = 0.0) -> tuple[list[int], list[int]]:
+        if rng.random() < invented:
+            return self.invented[rng.integers(INVENTED)]
         if rng.random() < 0.3:
             return self.plain[rng.integers(len(self.plain))]
         theme = self.themes[rng.integers(len(self.themes))]
         return theme[rng.integers(len(theme))]
 
-    def _relate(self, rng: np.random.Generator, history: list, candidates: list, target: int) -> None:
-        """Gives the history and one candidate a theme or plain words in common."""
+    def _clear(self, rng: np.random.Generator, history: list, count: int, kind: str) -> tuple[int, list[list[int]]]:
+        """Candidates of which one has something of the history, or none, and then the last one is right.
+
+        Long titles share pieces of words by chance, as real ones do.
+        """
+        target, theme = count - 1, None
+        related = self._titles(rng, 1, kind)
+        if rng.random() >= UNRELATED:
+            target = int(rng.integers(count))
+            theme = self._relate(rng, history, related, 0)
+        avoid = {token for title in history for token in title} if kind != "long" else set()
+        avoid |= {token for word in theme or () for form in word for token in form}
+        candidates = self._titles(rng, count, kind, avoid)
+        if theme is not None:
+            candidates[target] = related[0]
+        return target, candidates
+
+    def _relate(
+        self, rng: np.random.Generator, history: list, candidates: list, target: int
+    ) -> list[tuple[list[int], list[int]]]:
+        """Gives the history and one candidate a theme or tokens in common; the theme's words, if it is one."""
         related = [*((history, i) for i in range(len(history))), (candidates, target)]
         if rng.random() < 0.5:
             theme = self.themes[rng.integers(len(self.themes))]
             for titles, i in related:
                 word = theme[rng.integers(len(theme))]
                 titles[i] = [*word[0], *titles[i][1:]] if rng.random() < 0.5 else [*titles[i][:-1], *word[1]]
-            return
+            return theme
         shared = rng.choice(self.free, 2).tolist()
         for titles, i in related:
             place = int(rng.integers(len(titles[i])))
             titles[i] = [*titles[i][:place], *shared, *titles[i][place + 1 :]]
+        return []
 
 
 class _Blends:
@@ -345,6 +410,12 @@ def pack(tasks: Sequence[Task], shape: Shape, offsets: np.ndarray, pad: int) -> 
             batch.weight[answer], batch.first[answer] = 1, place == 0
             answer += 1
     return batch
+
+
+def _draw(rng: np.random.Generator, likeness: np.ndarray, certain: bool) -> np.ndarray:
+    """One candidate for each row of likenesses [Q, K], see :data:`SHARPNESS`."""
+    noise = 0 if certain else rng.gumbel(size=likeness.shape)
+    return np.argmax(SHARPNESS * likeness + noise, axis=1)
 
 
 def _word(tokenizer: Any, word: str) -> tuple[list[int], list[int]]:

@@ -1,18 +1,21 @@
 """Training of ``opt-nano``: an OPT small enough for a CPU that chooses from lists, from generated text alone.
 
 Its attention heads start from a construction instead of from noise, since copying and look-up, left to chance, take a
-small model most of its training to find. The construction uses seven heads of sixteen in four layers:
+small model most of its training to find. The construction uses twelve heads of sixteen in four layers, and three
+feed-forward units:
 
-* layer 0: look at the previous token; look at the quote that opened the title; look for the start of the candidates;
+* layer 0: look at the previous token; look at the quote that opened the title; flag what is behind the start and the
+  end of the candidates; flag prompts with soft tokens and questions for genres;
 * layer 1: fetch the user's vector (what the token before the latest ``</s>`` was); fetch a title's first token to its
-  slot;
+  slot; flag tokens that the history does not have; look at the token before the previous one;
 * layer 2: look at the candidate slots by their likeness to the user, write their first tokens, and remember where their
-  titles began;
-* layer 3: copy from that title the token that follows what has been written so far.
+  titles began; without soft tokens, look at the candidates' tokens that the history has too, those of late titles
+  first; asked for genres, take the mean of the words so far;
+* layer 3: copy from the chosen title the token that follows the last two written. The units end a title and a text,
+  and prefer the names of genres where these are asked for.
 
 Each reads and writes its own part of the hidden vector (:class:`Parts`). Training on :mod:`allmrec_jax.data.list_tasks`
-does the rest: it turns the circuit into one that tolerates other scales, long titles and near misses, and adds what the
-construction lacks, choosing by text and naming genres.
+does the rest: it turns the circuit into one that tolerates other scales, long titles and near misses.
 """
 
 import dataclasses
@@ -38,11 +41,15 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 """OPT's special tokens at OPT's ids; ``<unk>`` is never produced, every byte being in the vocabulary."""
 
 SHAPES: tuple[tuple[float, Shape], ...] = (
-    (0.6, Shape(32, 288, "words", 20, 8, 6)),
+    (0.5, Shape(32, 288, "words", 20, 8, 6)),
     (0.2, Shape(24, 384, "short", 20, 8, 5)),
-    (0.2, Shape(12, 768, "long", 22, 10, 5)),
+    (0.3, Shape(12, 768, "long", 22, 10, 5)),
 )
 """How often each kind of title is drawn, and the sizes of its batches: about 9,200 columns a step."""
+
+
+CLEAR_FROM = 600
+"""The step from which on ``text`` tasks have one right answer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +59,7 @@ class OptNanoSettings:
     vocabulary: int = setting(4096, "tokens, the 256 bytes among them")
     ffn_dim: int = setting(512, "width of the feed-forward layers")
     positions: int = setting(1024, "positions")
-    steps: int = setting(700, "training steps")
+    steps: int = setting(900, "training steps")
     learning_rate: float = setting(1e-3, "peak learning rate of AdamW")
     weight_decay: float = setting(0.01, "AdamW's weight decay")
 
@@ -127,37 +134,52 @@ class Parts:
     """Which dimensions of the hidden vector the construction uses for what."""
 
     WIDTH = 256
-    CONTENT = slice(0, 64)  # which token this is, or what its slot holds
-    POSITION = slice(64, 96)
-    PREVIOUS = slice(96, 144)  # the first 48 dimensions of the previous token's content
-    CANDIDATE = 144  # not 0 behind the start of the candidates
-    USER = slice(145, 189)  # the user's content, without the markers
-    START = slice(189, 221)  # position of the quote that opened this title
-    CHOSEN = slice(221, 253)  # START of the chosen candidate
-    FIRST = slice(221, 249)  # at slots: the last 28 dimensions of the content of the title's first token
+    CONTENT = slice(0, 64)  # which token this is, or what its slot holds; the first eight for markers
+    POSITION = slice(64, 88)
+    PREVIOUS = slice(88, 136)  # the first 48 dimensions of the previous token's content
+    SECOND = slice(136, 152)  # 16 dimensions of the content of the token before that
+    CANDIDATE = 152  # not 0 behind the start of the candidates
+    ANSWER = 153  # not 0 behind the end of the candidates
+    USER = slice(154, 194)  # the user's content, without the markers
+    START = slice(196, 220)  # position of the quote that opened this title
+    CHOSEN = slice(220, 244)  # START of the chosen candidate
+    FIRST = slice(220, 244)  # at slots: the last 24 dimensions of the content of the title's first token
+    NEW = 244  # not 0 where this token was not in the history
+    SOFT = 245  # not 0 where a soft token has told something of the user or of a title
+    GENRE = 246  # not 0 behind the question for genres
+    CLOSED = 247  # not 0 at the closing quote
 
 
 HEAD = 64
 """Width of an attention head."""
 
-OPENER, CLOSER, END, LIST = range(4)
-"""Content dimensions that only marker tokens use: opening quotes, the closing quote, ``</s>``, and the word "following"
-that comes before the candidates."""
+OPENER, CLOSER, END, LIST, ASK, SOFT, GENRE, NAME = range(8)
+"""Content dimensions that only marker tokens use: opening quotes, the closing quote, ``</s>``, the word "following"
+that comes before the candidates, "recommendation" that comes behind them, what only prompts with soft tokens have,
+"genres", and names of genres."""
 
-FREQUENCIES = 2.0 * np.exp(-np.arange(16) * math.log(500) / 15)
-"""Radians per position, of the 16 sine and cosine pairs of a position; one period of the last is 1,570 tokens."""
+MARKERS = 8
+
+FREQUENCIES = 2.0 * np.exp(-np.arange(12) * math.log(500) / 11)
+"""Radians per position, of the 12 sine and cosine pairs of a position; one period of the last is 1,570 tokens."""
 
 CONTENT_NORM = 5.6
-"""Norm of a token's content; a position's is 4."""
+"""Norm of a token's content; a position's is 3.5."""
 
-NORM_GAIN = (2.3, 1.7, 1.5, 1.4)
+THEME_SHARE = 0.25
+"""Share of a theme's words and name in their squared norm that they have in common."""
+
+FLAG = 0.4
+"""What a flag is, of the marker that raises it."""
+
+NORM_GAIN = (2.4, 1.8, 1.6, 1.5)
 """About what layer norm multiplies the hidden vector by, in each layer, before training."""
 
 
 def _construct(params: dict[str, Any], tokenizer: Any, rng: np.random.Generator) -> None:
     """Writes the constructed heads into ``params`` in place; the rest of the model becomes small noise."""
-    layers, width = params["layers"], Parts.WIDTH
-    gains = {"q_proj": 0.5, "k_proj": 0.5, "v_proj": 1.0, "out_proj": 0.1, "fc1": 1.0, "fc2": 0.1}
+    layers = params["layers"]
+    gains = {"q_proj": 0.5, "k_proj": 0.5, "v_proj": 1.0, "out_proj": 0.1, "fc1": 1.0, "fc2": 0.03}
     for name, gain in gains.items():
         kernel = layers[name]["kernel"]
         kernel[:] = rng.normal(size=kernel.shape) * gain / math.sqrt(kernel.shape[1])
@@ -166,58 +188,127 @@ def _construct(params: dict[str, Any], tokenizer: Any, rng: np.random.Generator)
 
     gain = NORM_GAIN[0]
     head = _Head(layers, 0, 0)
-    head.look_back(1, 2.5)
+    head.look_back(1, 2.7)
     head.move(slice(0, 48), Parts.PREVIOUS, 1 / gain)
     head = _Head(layers, 0, 1)
-    head.look_back(0, 2.0)
-    head.prefer(OPENER, 45 / gain)
+    head.look_back(0, 3.0)
+    head.prefer(OPENER, 110 / gain)
     head.move(Parts.POSITION, Parts.START, 1 / gain)
     head = _Head(layers, 0, 2)
     head.prefer(LIST, 12 / gain)
-    head.move(slice(LIST, LIST + 1), slice(Parts.CANDIDATE, Parts.CANDIDATE + 1), 1 / gain)
+    head.prefer(ASK, 14 / gain)
+    head.move(slice(LIST, ASK + 1), slice(Parts.CANDIDATE, Parts.ANSWER + 1), FLAG / gain)
+    head = _Head(layers, 0, 3)
+    head.prefer(SOFT, 12 / gain)
+    head.prefer(GENRE, 18 / gain)
+    head.move(slice(SOFT, GENRE + 1), slice(Parts.SOFT, Parts.GENRE + 1), FLAG / gain)
 
     gain = NORM_GAIN[1]
     head = _Head(layers, 1, 0)
-    head.look_back(0, 2.0)
+    head.look_back(0, 2.2)
     head.prefer(END, 40 / gain)
-    head.move(slice(Parts.PREVIOUS.start + 4, Parts.PREVIOUS.stop), Parts.USER, 1 / gain)
+    head.move(slice(Parts.PREVIOUS.start + MARKERS, Parts.PREVIOUS.stop), Parts.USER, 1 / gain)
     head = _Head(layers, 1, 1)
-    head.match(Parts.START, Parts.START, 2.2)
-    head.prefer(Parts.PREVIOUS.start + OPENER, 20 / gain)
-    head.move(slice(36, 64), Parts.FIRST, 1 / gain)
+    head.match(Parts.START, Parts.START, 2.5)
+    head.prefer_if(Parts.PREVIOUS.start + CLOSER, Parts.PREVIOUS.start + OPENER, 3.5)
+    head.prefer(END, 40 / gain)
+    head.move(slice(40, 64), Parts.FIRST, 1 / gain)
+    head = _Head(layers, 1, 2)
+    head.match(slice(MARKERS, 48), slice(Parts.PREVIOUS.start + MARKERS, Parts.PREVIOUS.stop), 2.5)
+    head.prefer(Parts.CANDIDATE, -40 / FLAG / gain)
+    head.prefer(END, 30 / gain)
+    head.move(slice(END, END + 1), slice(Parts.NEW, Parts.NEW + 1), FLAG / gain)
+    head = _Head(layers, 1, 3)
+    head.look_back(1, 3.0)
+    head.move(slice(Parts.PREVIOUS.start + MARKERS, Parts.PREVIOUS.start + MARKERS + 16), Parts.SECOND, 1 / gain)
 
     gain = NORM_GAIN[2]
     head = _Head(layers, 2, 0)
-    head.match(Parts.USER, slice(4, 48), 1.6)
-    head.prefer(Parts.CANDIDATE, 10 / gain)
+    head.match(Parts.USER, slice(MARKERS, 48), 1.6)
+    head.prefer(Parts.CANDIDATE, 10 / FLAG / gain)
     head.prefer(Parts.PREVIOUS.start + CLOSER, 14 / gain)
     head.prefer(END, -20 / gain)
     head.move(Parts.START, Parts.CHOSEN, 1 / gain)
-    head.move(Parts.FIRST, slice(36, 64), 2 / gain)
+    head.move(Parts.FIRST, slice(40, 64), 2 / gain)
+    head = _Head(layers, 2, 1)
+    head.match(Parts.START, Parts.START, 0.6)
+    head.prefer(Parts.CANDIDATE, 30 / FLAG / gain)
+    head.prefer(Parts.ANSWER, -80 / FLAG / gain)
+    head.prefer(Parts.NEW, -20 / FLAG / gain)
+    head.prefer(OPENER, -14 / gain)
+    head.prefer(CLOSER, -14 / gain)
+    head.prefer_if(Parts.SOFT, Parts.CANDIDATE, -12)
+    head.prefer_if(Parts.SOFT, END, 5)
+    head.move(Parts.START, Parts.CHOSEN, 1 / gain)
+    head = _Head(layers, 2, 2)
+    head.prefer(END, 40 / gain)
+    head.prefer_if(Parts.GENRE, END, -5)
+    head.move(slice(MARKERS, 64), slice(MARKERS, 64), 3 / gain)
 
     gain = NORM_GAIN[3]
     head = _Head(layers, 3, 0)
-    head.match(Parts.CHOSEN, Parts.START, 2.2)
-    head.match(slice(0, 32), slice(Parts.PREVIOUS.start, Parts.PREVIOUS.start + 32), 1.5)
+    head.match(Parts.CHOSEN, Parts.START, 2.8)
+    head.match(slice(OPENER, OPENER + 1), slice(Parts.PREVIOUS.start + OPENER, Parts.PREVIOUS.start + OPENER + 1), 2.2)
+    head.match(slice(8, 30), slice(Parts.PREVIOUS.start + 8, Parts.PREVIOUS.start + 30), 1.8)
+    head.match(slice(Parts.PREVIOUS.start + MARKERS, Parts.PREVIOUS.start + MARKERS + 16), Parts.SECOND, 1.0)
+    head.prefer_if(Parts.GENRE, END, 6)
     head.move(Parts.CONTENT, Parts.CONTENT, 4 / gain)
-    # The copied token's content is then several times the norm of the rest: this makes logits of about 20 of it.
-    params["final_layer_norm"]["scale"][:] = 0.3 * np.ones(width)
+    _ends(layers)
+    # The copied token's content is then several times the norm of the rest: this makes logits of about 10 of it.
+    params["final_layer_norm"]["scale"][:] = 0.15
+
+
+def _ends(layers: dict[str, Any]) -> None:
+    """Three units of the last feed-forward layer: a copied opening quote becomes a closing one, what follows a closing
+    quote is ``</s>``, and the answer to the question for genres is the name of one."""
+    units = (
+        (OPENER, 5.0, {CLOSER: 4, OPENER: -4}),
+        (Parts.CLOSED, 0.2, {END: 40, CLOSER: -20}),
+        (Parts.GENRE, 0.3, {NAME: 40, END: -20}),
+    )
+    first, bias, second = (
+        layers[name][part][3] for name, part in (("fc1", "kernel"), ("fc1", "bias"), ("fc2", "kernel"))
+    )
+    for unit, (reads, threshold, writes) in enumerate(units):
+        first[:, unit], second[unit] = 0, 0
+        first[reads, unit], bias[unit] = 1, -threshold
+        for dimension, gain in writes.items():
+            second[unit, dimension] = gain
 
 
 def _embeddings(params: dict[str, Any], tokenizer: Any, rng: np.random.Generator) -> None:
     table = params["embed_tokens"]["embedding"]
     content = np.zeros((len(table), 64))
-    content[:, 4:] = rng.normal(size=(len(table), 60))
+    content[:, MARKERS:] = rng.normal(size=(len(table), 64 - MARKERS)) / math.sqrt(64 - MARKERS)
+    for theme, words in THEMES.items():
+        common = rng.normal(size=64 - MARKERS) / math.sqrt(64 - MARKERS)
+        for word in (theme.lower(), *words):
+            for text in (word.capitalize(), " " + word.capitalize(), " " + word):
+                token = tokenize(tokenizer, text)[0]
+                content[token, MARKERS:] = (
+                    math.sqrt(1 - THEME_SHARE) * content[token, MARKERS:] + math.sqrt(THEME_SHARE) * common
+                )
     content /= np.linalg.norm(content, axis=1, keepdims=True)
-    openers = {tokenize(tokenizer, text)[-1] for text in (' "', ',"', '","')}
-    markers = [(token, OPENER, 0.87) for token in sorted(openers)]
-    markers += [(tokenize(tokenizer, '"')[0], CLOSER, 0.95), (tokenizer.eos_token_id, END, 0.95)]
-    markers += [(tokenize(tokenizer, " following")[0], LIST, 0.95)]
+    openers = {text: tokenize(tokenizer, text)[-1] for text in (' "', ',"', '","')}
+    soft = [openers[',"'], *tokenize(tokenizer, " representation")[-1:]]
+    markers = [(token, OPENER, 0.87) for token in openers.values()]
+    markers += [(tokenize(tokenizer, '"')[0], CLOSER, 0.95), (tokenizer.eos_token_id, END, 1.0)]
+    markers += [
+        (tokenize(tokenizer, " following")[0], LIST, 0.95),
+        (tokenize(tokenizer, " recommendation")[0], ASK, 0.95),
+    ]
+    markers += [(tokenize(tokenizer, " genres")[0], GENRE, 0.95)]
+    names = {tokenize(tokenizer, text)[0] for theme in THEMES for text in (theme, " " + theme)}
+    markers += [(token, NAME, 0.5) for token in sorted(names)]
+    markers += [(token, SOFT, 0.95 if token != openers[',"'] else 0.45) for token in soft]
+    kept = np.ones(len(table))
     for token, dimension, share in markers:
-        content[token] *= math.sqrt(1 - share**2)
         content[token, dimension] = share
+        kept[token] -= share**2
+    content[:, MARKERS:] *= np.sqrt(kept)[:, None]
     table[:] = rng.normal(size=table.shape) * 0.02
     table[:, Parts.CONTENT] = CONTENT_NORM * content
+    table[tokenize(tokenizer, '"')[0], Parts.CLOSED] = 1.5
     positions = params["embed_positions"]["embedding"]
     angles = np.arange(-POSITION_OFFSET, len(positions) - POSITION_OFFSET)[:, None] * FREQUENCIES
     positions[:] = 0
@@ -242,7 +333,8 @@ class _Head:
 
     def look_back(self, distance: int, gain: float) -> None:
         """Scores positions by their nearness to the one ``distance`` back."""
-        at, pairs, start = self._take(32), len(FREQUENCIES), Parts.POSITION.start
+        pairs, start = len(FREQUENCIES), Parts.POSITION.start
+        at = self._take(2 * pairs)
         for f, frequency in enumerate(FREQUENCIES):
             cos, sin = gain * math.cos(frequency * distance), gain * math.sin(frequency * distance)
             sine, cosine = start + f, start + pairs + f
@@ -263,6 +355,11 @@ class _Head:
         self.bias[at] = nats * math.sqrt(HEAD) / (0.95 * CONTENT_NORM)
         self.k[dimension, at] = 1
 
+    def prefer_if(self, query: int, key: int, gain: float) -> None:
+        """Scores by the product of two dimensions."""
+        at = self._take(1)
+        self.q[query, at], self.k[key, at] = gain, abs(gain)
+
     def move(self, source: slice, destination: slice, gain: float) -> None:
         """Adds the source part of what is attended to the destination part."""
         count = source.stop - source.start
@@ -272,10 +369,14 @@ class _Head:
         self.moved += count
 
 
+WARM_UP = 150
+"""Steps until the learning rate has its peak."""
+
+
 def make_optimizer(settings: OptNanoSettings) -> optax.GradientTransformation:
-    """AdamW with a warm-up of 50 steps and a cosine decay to a fiftieth."""
+    """AdamW with a warm-up of 150 steps, slow enough to keep what is constructed, and a cosine decay to a fiftieth."""
     rate = settings.learning_rate
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, 50, max(settings.steps, 51), 0.02 * rate)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, WARM_UP, max(settings.steps, WARM_UP + 1), 0.02 * rate)
     return optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=settings.weight_decay)
     )
@@ -323,7 +424,7 @@ def make_batch(writer: TaskWriter, settings: OptNanoSettings, seed: int, step: i
     """The batch of one step."""
     rng = numpy_rng(seed, "opt-nano tasks", step)
     shape = SHAPES[rng.choice(len(SHAPES), p=[share for share, _ in SHAPES])][1]
-    return writer.batch(rng, shape, settings.positions)
+    return writer.batch(rng, shape, settings.positions, clear=step >= CLEAR_FROM)
 
 
 def measure(model: OPT, params: Any, tokenizer: Any, seed: int, sequences: int = 96) -> dict[str, tuple[float, float]]:

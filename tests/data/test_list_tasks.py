@@ -113,3 +113,44 @@ def test_packed_answers_point_at_their_predecessors(writer):
             row, column = divmod(int(at), SHAPE.length)
             assert tasks[row].tokens[column + 1] == token
     assert batch.weight.sum() == sum(len(task.answers) for task in tasks)
+
+
+def test_clear_text_tasks_have_one_answer(writer):
+    """Of titles of whole words: what the history and the candidates share names the answer; the last one otherwise."""
+    rng = np.random.default_rng(6)
+    theme_of = {token: i for i, words in enumerate(writer.themes) for word in words for form in word for token in form}
+    unrelated = 0
+    for _ in range(40):
+        task = writer.task(rng, SHAPE, "text", 1, clear=True)
+        head, middle, tail = (
+            writer.pieces["text"][1].head,
+            writer.pieces["text"][1].middle,
+            writer.pieces["text"][1].tail,
+        )
+        before, after = _cut(task.tokens[1 + len(head) :], middle)
+        shown, answer = _cut(after, tail)
+        comma = writer.pieces["text"][1].comma
+        history, candidates = _split(before, comma), _split(shown, comma)
+        target = candidates.index(answer[: -len(writer.pieces["text"][1].end) - 1])
+        words = {token for title in history for token in title}
+        sharing = [i for i, title in enumerate(candidates) if not words.isdisjoint(title)]
+        common = set.intersection(*({theme_of.get(token) for token in title} for title in history)) - {None}
+        themed = [i for i, title in enumerate(candidates) if common & {theme_of.get(token) for token in title}]
+        if sharing or (themed and target in themed):
+            assert set(sharing) <= {target} and target in {*sharing, *themed}
+        else:
+            unrelated += 1
+            assert target == len(candidates) - 1
+    assert 4 <= unrelated <= 20  # 30% of 40 are 12, with a standard deviation of 2.9
+
+
+def _cut(tokens, piece):
+    at = next(i for i in range(len(tokens)) if tokens[i : i + len(piece)] == piece)
+    return tokens[:at], tokens[at + len(piece) :]
+
+
+def _split(tokens, comma):
+    parts = [[]]
+    for token in tokens:
+        parts.append([]) if [token] == list(comma) else parts[-1].append(token)
+    return parts

@@ -34,7 +34,8 @@ def tokenizer():
     return load_tokenizer("opt-nano")
 
 
-def test_construction_chooses_and_copies_untrained(tokenizer):
+@pytest.mark.parametrize("skill", ["user", "words", "text"])
+def test_construction_chooses_untrained(tokenizer, skill):
     config, params = new_model(SETTINGS, tokenizer, 0)
     model = OPT(config)
     forward = jax.jit(lambda params, batch: answer_logits(model, params, batch, jax.random.key(0)))
@@ -45,9 +46,9 @@ def test_construction_chooses_and_copies_untrained(tokenizer):
         first.append(np.mean((guessed == batch.answer)[batch.first > 0]))
         return guessed
 
-    score(guess, params, writer, np.random.default_rng(0), SHAPE, "user")
-    # Chance to begin with the right title is 0.07; 32 answers have a standard error of 0.08 at 0.3.
-    assert first[0] > 0.25
+    score(guess, params, writer, np.random.default_rng(0), SHAPE, skill)
+    # Chance to begin with the right title is 0.07; 32 answers have a standard error of 0.08 at 0.7.
+    assert first[0] > (0.25 if skill == "text" else 0.45)
 
 
 def test_a_step_lowers_the_loss_and_donates(tokenizer):
