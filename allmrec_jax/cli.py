@@ -56,6 +56,9 @@ train = LazyGroup(
     help="Train one part. Each stage reads what an earlier one exported, and prints its run's directory last.",
     lazy={
         "cf": ("allmrec_jax.train.cf", "the collaborative-filtering model"),
+        "morec": ("allmrec_jax.train.morec", "SASRec over a sentence encoder, trained end to end"),
+        "ctrl": ("allmrec_jax.train.ctrl", "SASRec aligned with texts by contrast, then fine-tuned"),
+        "recformer": ("allmrec_jax.train.recformer", "a Longformer that reads histories as text"),
         "stage1": ("allmrec_jax.train.stage1", "align item embeddings with item texts"),
         "stage2": ("allmrec_jax.train.stage2", "project users and items into the LLM's token space"),
         "mlp-llm": ("allmrec_jax.train.mlp_llm", "MLP-LLM: CF vectors straight into the LLM's token space"),

@@ -50,7 +50,7 @@ def model_options(
     """:func:`settings_options` where each model has presets and settings of its own.
 
     The command receives ``model: str``, ``preset: str`` and ``overrides: dict``; ``resolve(models[model], …)`` refuses
-    a preset or setting that the model does not have. The dataclasses' field ``model`` is no option of its own.
+    a preset or setting that the model does not have.
     """
     found: dict[str, tuple[dataclasses.Field, Any]] = {}
     for presets in models.values():
@@ -63,8 +63,7 @@ def model_options(
             each = {preset: getattr(value, name) for preset, value in presets.items() if hasattr(value, name)}
             same = len(set(map(repr, each.values()))) == 1
             values |= {model: each[default]} if same else {f"{model} {preset}": v for preset, v in each.items()}
-        if name != "model":
-            options[name] = _option(field, hint, values)
+        options[name] = _option(field, hint, values)
     choice = click.option(
         "--model", type=click.Choice(list(models)), default=default_model, show_default=True, help="Which model."
     )
@@ -73,8 +72,10 @@ def model_options(
 
 
 def _fields(settings: Any) -> list[tuple[dataclasses.Field, Any]]:
+    """The fields that can be chosen, with their types: where there is one value only there is no choice."""
     hints = typing.get_type_hints(type(settings))
-    return [(field, hints[field.name]) for field in dataclasses.fields(settings)]
+    fields = [(field, hints[field.name]) for field in dataclasses.fields(settings)]
+    return [(field, hint) for field, hint in fields if typing.get_origin(hint) is not Literal or len(hint.__args__) > 1]
 
 
 def _decorator(options: Mapping[str, Callable], presets: list[str], default: str) -> Callable[[Callable], Callable]:

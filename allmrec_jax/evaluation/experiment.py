@@ -67,6 +67,9 @@ class Kind:
 
 KINDS = {
     "cf": Kind("allmrec_jax.training.cf:PRESETS"),
+    "morec": Kind("allmrec_jax.training.morec:PRESETS", (), ("encoder",), reads_texts=True),
+    "ctrl": Kind("allmrec_jax.training.ctrl:PRESETS", (), ("encoder",), reads_texts=True),
+    "recformer": Kind("allmrec_jax.training.recformer:PRESETS", reads_texts=True),
     "stage1": Kind("allmrec_jax.training.stage1:PRESETS", ("cf",), ("encoder",), reads_texts=True),
     "stage2": Kind("allmrec_jax.training.stage2:PRESETS", ("cf", "stage1"), ("llm",), reads_texts=True),
     "mlp-llm": Kind("allmrec_jax.training.stage2:MLP_PRESETS", ("cf",), ("llm",), reads_texts=True),

@@ -11,7 +11,7 @@ from allmrec_jax.evaluation.systems import SYSTEMS
 CF_MODELS = {"NCF": "ncf", "NextItNet": "nextitnet", "GRU4Rec": "gru4rec", "SASRec": "sasrec"}
 """The paper's collaborative-filtering systems, and what ``train cf --model`` calls them."""
 
-TEXT_SYSTEMS = {name: name.casefold() for name in ("MoRec", "CTRL", "RECFORMER") if name in SYSTEMS}
+TEXT_SYSTEMS = {"MoRec": "morec", "CTRL": "ctrl", "RECFORMER (tiny)": "recformer"}
 """The modality-aware systems, and the kind of training each is."""
 
 STAGE1_ABLATIONS: dict[str, dict[str, Any]] = {
@@ -82,7 +82,8 @@ class Recipes:
         if name in TEXT_SYSTEMS:
             kind = TEXT_SYSTEMS[name]
             upstream = tuple(self.cf(seed) for _ in KINDS[kind].upstream)
-            return Row(name, name, (self._node(kind, seed, upstream),))
+            own = {"start": "scratch"} if kind == "recformer" else {}
+            return Row(name, name, (self._node(kind, seed, upstream, **own),))
         if name == "LLM-Only":
             return Row(name, name, (), few=True)
         if name in TALLREC:

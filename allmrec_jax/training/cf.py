@@ -25,7 +25,8 @@ from jaxtyping import Array, Float, Int
 from allmrec_jax.data.dataset import CUTS, Dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path, save_arrays, write_text
-from allmrec_jax.models.cf import gru4rec, ncf, nextitnet, sasrec, sequential
+from allmrec_jax.models.cf import ctrl, gru4rec, ncf, nextitnet, sasrec, sequential
+from allmrec_jax.models.cf.ctrl import CTRL, CTRLCF
 from allmrec_jax.models.cf.gru4rec import GRU4Rec, GRU4RecCF, GRU4RecConfig
 from allmrec_jax.models.cf.ncf import NCF, NCFConfig, NeuMF
 from allmrec_jax.models.cf.nextitnet import NextItNet, NextItNetCF, NextItNetConfig
@@ -178,6 +179,7 @@ ARCHITECTURES = {
     NextItNet: Architecture(NextItNetCF, nextitnet.init_params, sequential.states, sequential.scores),
     GRU4Rec: Architecture(GRU4RecCF, gru4rec.init_params, sequential.states, sequential.scores),
     NeuMF: Architecture(NCF, ncf.init_params, ncf.states, ncf.scores),
+    CTRL: Architecture(CTRLCF, ctrl.init_params, sequential.states, sequential.scores),
 }
 """By module."""
 
@@ -446,12 +448,17 @@ def _validate(model: Any, params: Any, batch: ValidationBatch) -> dict[str, Floa
     architecture = ARCHITECTURES[type(model)]
     users = architecture.states(model, params, batch.users, batch.histories, None)[:, -1:]
     scores = architecture.scores(model, params, users, batch.candidates, None)
+    return candidate_metrics(scores, batch.weight)
+
+
+def candidate_metrics(scores: Float[Array, "B K"], weight: Float[Array, "B"]) -> dict[str, Float[Array, ""]]:
+    """Weighted sums over users of Hit@1, Hit@10 and NDCG@10 of the first candidate among all."""
     # A negative that ties with the target counts as before it, so that constant scores earn nothing.
     rank = jnp.sum(scores[:, 1:] >= scores[:, :1], axis=1)
     gain = 1 / jnp.log2(rank.astype(jnp.float32) + 2)
     metrics = {"hit@1": jnp.where(rank < 1, 1.0, 0.0), "hit@10": jnp.where(rank < 10, 1.0, 0.0)}
     metrics["ndcg@10"] = jnp.where(rank < 10, gain, 0.0)
-    return {name: jnp.sum(value * batch.weight) for name, value in metrics.items()}
+    return {name: jnp.sum(value * weight) for name, value in metrics.items()}
 
 
 def make_validation(
@@ -513,11 +520,19 @@ def train_cf(
     if run.done:
         return run.path
     model = settings.module(dataset.num_users, dataset.num_items)
-    architecture = ARCHITECTURES[type(model)]
+    params = ARCHITECTURES[type(model)].init_params(model.config, jax_key(seed, "cf-init"))
+    fit_cf(run, model, params, dataset, settings, resume=resume, quiet=quiet)
+    return run.path
+
+
+def fit_cf(
+    run: Run, model: Any, params: Any, dataset: Dataset, settings: CFSettings, *, resume: bool, quiet: bool
+) -> None:
+    """Trains ``model`` from ``params`` in the open ``run``, exports it and finishes the run."""
+    architecture, seed = ARCHITECTURES[type(model)], run.seed
     data = load_train_data(dataset, settings)
     validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0
     evaluate = make_validation(model, dataset, settings, seed) if validates else None
-    params = architecture.init_params(model.config, jax_key(seed, "cf-init"))
     state = CFState(params, make_optimizer(settings).init(params))
     steps = steps_per_epoch(data, settings, dataset.num_users)
 
@@ -546,4 +561,3 @@ def train_cf(
     cf = architecture.cf(model.config, chosen, run.identity)
     export_cf(run, settings.model, model.config, chosen, cf, dataset, settings.max_length)
     run.finish({"model": settings.model, "epoch": run.best_step() or run.latest_step()})
-    return run.path

@@ -27,6 +27,8 @@ LOADERS = {
     "gru4rec": "allmrec_jax.models.cf.gru4rec:GRU4RecCF",
     "nextitnet": "allmrec_jax.models.cf.nextitnet:NextItNetCF",
     "ncf": "allmrec_jax.models.cf.ncf:NCF",
+    "ctrl": "allmrec_jax.models.cf.ctrl:CTRLCF",
+    "recformer": "allmrec_jax.models.recformer:RecformerCF",
 }
 """Model name to ``module:class``, imported when it is needed. ``from_export(directory, config, identity)`` of the class
 gives the :class:`CFModel`."""
