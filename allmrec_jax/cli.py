@@ -56,9 +56,6 @@ train = LazyGroup(
     help="Train one part. Each stage reads what an earlier one exported, and prints its run's directory last.",
     lazy={
         "cf": ("allmrec_jax.train.cf", "the collaborative-filtering model"),
-        "morec": ("allmrec_jax.train.morec", "SASRec over a sentence encoder, trained end to end"),
-        "ctrl": ("allmrec_jax.train.ctrl", "SASRec aligned with texts by contrast, then fine-tuned"),
-        "recformer": ("allmrec_jax.train.recformer", "a Longformer that reads histories as text"),
         "stage1": ("allmrec_jax.train.stage1", "align item embeddings with item texts"),
         "stage2": ("allmrec_jax.train.stage2", "project users and items into the LLM's token space"),
         "mlp-llm": ("allmrec_jax.train.mlp_llm", "MLP-LLM: CF vectors straight into the LLM's token space"),
@@ -97,6 +94,8 @@ experiment = LazyGroup(
         "table9": ("allmrec_jax.eval.table9", "stage 2 without user or item vectors (Table 9)"),
         "table10": ("allmrec_jax.eval.table10", "time to train and to answer (Table 10)"),
         "table11": ("allmrec_jax.eval.table11", "four CF models, alone and under A-LLMRec (Table 11)"),
+        "all": ("allmrec_jax.eval.all", "every table that the data can serve"),
+        "tune": ("allmrec_jax.eval.tune", "choose settings on validation users"),
     },
     examples=(
         "allmrec experiment demo",
@@ -114,7 +113,6 @@ allmrec = LazyGroup(
         "recommend": ("allmrec_jax.commands.recommend", "recommend items for a user or a history"),
         "report": ("allmrec_jax.commands.report", "results to a self-contained HTML page"),
         "parity": ("allmrec_jax.commands.parity", "compare with PyTorch, component by component"),
-        "convert": ("allmrec_jax.commands.convert", "weights and data from and to the official PyTorch code"),
     },
     groups=(train, evaluate, experiment),
     examples=(

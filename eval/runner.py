@@ -21,19 +21,21 @@ from allmrec_jax.evaluation.experiment import (
     plan,
     run_missing,
     show_plan,
+    write_slurm,
 )
 from allmrec_jax.evaluation.results import table
-from allmrec_jax.evaluation.rows import Recipes, at_seeds, choose
+from allmrec_jax.evaluation.rows import OTHER_PRESET, Recipes, at_seeds, choose
 from allmrec_jax.evaluation.systems import EvaluationSettings
 from allmrec_jax.fileio import write_text
 from allmrec_jax.inference.decode import PRESETS as DECODING
 from allmrec_jax.settings import resolve
 
+_LONGFORMER = {"longformer": "allenai/longformer-base-4096"}
 MODELS = {
-    "paper": ("facebook/opt-6.7b", "sentence-transformers/nq-distilbert-base-v1"),
-    "small": ("opt-nano", "sbert-nano"),
+    "paper": {"llm": "facebook/opt-6.7b", "encoder": "sentence-transformers/nq-distilbert-base-v1", **_LONGFORMER},
+    "small": {"llm": "opt-nano", "encoder": "sbert-nano", **_LONGFORMER},
 }
-"""Language model and sentence encoder of each preset, as in ``train stage1`` and ``train stage2``."""
+"""The pretrained models of each preset, as in the training commands."""
 
 STYLED = ("stage2", "mlp-llm", "tallrec")
 
@@ -49,6 +51,7 @@ class Options:
     systems: tuple[str, ...]
     llm: str | None
     sentence_encoder: str | None
+    longformer: str | None
     style: str | None
     changes: tuple[str, ...]
     candidate_seed: int
@@ -59,6 +62,8 @@ class Options:
     checkpoints: Path
     out: Path | None
     dry_run: bool
+    jobs: int
+    slurm: Path | None
 
 
 def table_options(command: Callable) -> Callable:
@@ -81,6 +86,7 @@ def table_options(command: Callable) -> Callable:
             click.option("--systems", multiple=True, help="A system to compare; may be repeated.  [the table's own]"),
             click.option("--llm", help="OPT as a directory or hub name, or opt-nano.  [the preset's]"),
             click.option("--sentence-encoder", help="A directory or hub name, or sbert-nano.  [the preset's]"),
+            click.option("--longformer", help="RECFORMER's, a directory or hub name.  [allenai/longformer-base-4096]"),
             click.option("--style", type=click.Choice(["neutral", "movies", "games", "goods"]), help="Prompts' words."),
             click.option(
                 "--set", "changes", multiple=True, metavar="KIND.SETTING=VALUE", help="Change a setting of a training."
@@ -95,10 +101,14 @@ def table_options(command: Callable) -> Callable:
             click.option("--checkpoints", type=folder, default=Path("checkpoints"), show_default=True),
             click.option("--out", type=folder, help="Where the results go.  [runs/TABLE/DATA]"),
             click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
+            click.option("--jobs", type=count, default=1, show_default=True, help="Trainings at a time."),
+            click.option(
+                "--slurm", type=folder, help="Write what is missing as SLURM arrays into this folder and stop."
+            ),
         )
     ):
         wrapped = option(wrapped)
-    return mesh_options(lambda given: given["llm"] or MODELS[given["preset"]][0])(wrapped)
+    return mesh_options(lambda given: given["llm"] or MODELS[given["preset"]]["llm"])(wrapped)
 
 
 def run_table(
@@ -132,15 +142,16 @@ def run_table(
 
     dataset = load_dataset(options.data)
     where = scenario(dataset)
-    llm, encoder = MODELS[options.preset]
-    models = {"llm": options.llm or llm, "encoder": options.sentence_encoder or encoder}
+    named = {"llm": options.llm, "encoder": options.sentence_encoder, "longformer": options.longformer}
+    models = MODELS[options.preset] | {role: name for role, name in named.items() if name}
     work = Workplace(where.trained, options.checkpoints, models)
     given = parse_changes(options.changes)
     if options.style:
         for kind in STYLED:
             given.setdefault(kind, {}).setdefault("style", options.style)
     recipes = Recipes(options.preset, given)
-    names = choose(systems, options.systems)
+    own = [system for system in systems if system != OTHER_PRESET[options.preset]]
+    names = choose(own, options.systems)
     rows = at_seeds(recipes, names, options.seeds, options.few_seeds or options.seeds)
     check_texts(dataset, rows)
     settings = EvaluationSettings(
@@ -155,11 +166,13 @@ def run_table(
     for row in rows:  # what candidates or models lack is said before anything trains
         asking.candidates(row)
     click.echo(show_plan(work, rows), err=True)
-    if options.dry_run:
+    if options.slurm:
+        click.echo(write_slurm(work, rows, options.slurm / name))
+    if options.slurm or options.dry_run:
         return None
     out = options.out or Path("runs") / name / dataset.name
     with held(out / ".lock"):
-        run_missing(work, rows)
+        run_missing(work, rows, options.jobs)
         results = evaluate_rows(
             work,
             rows,

@@ -18,6 +18,11 @@ def command(options: Options) -> None:
     Finished trainings are found by their identity and not repeated; an interrupted table goes on where it was. Warm and
     cold items are columns of it, backbones rows of it.
     """
+    run(options)
+
+
+def run(options: Options) -> None:
+    """The table."""
     run_table(options, "table1", "Table 1: overall", known_systems())
 
 

@@ -31,6 +31,11 @@ def command(options: Options) -> None:
     The times of trainings and answers that were there before are those of then; name fresh --checkpoints to measure
     all in one run.
     """
+    run(options)
+
+
+def run(options: Options) -> None:
+    """The table."""
     results = run_table(options, "table10", "Table 10: speed", SYSTEMS, reference="A-LLMRec")
     if results is not None:
         out = options.out or Path("runs") / "table10" / results["data"]["name"]

@@ -14,6 +14,11 @@ from allmrec_jax.evaluation.rows import CF_MODELS
 @table_options
 def command(options: Options) -> None:
     """Train A-LLMRec on each CF model; every such row is also tested against its own backbone."""
+    run(options)
+
+
+def run(options: Options) -> None:
+    """The table."""
     systems = [row for name in CF_MODELS for row in (name, f"A-LLMRec ({name})")]
     title = "Table 11: other collaborative-filtering models"
     run_table(options, "table11", title, systems, published="table11_model_agnostic")

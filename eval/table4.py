@@ -20,6 +20,11 @@ SYSTEMS = ("SASRec", *TEXT_SYSTEMS, *TALLREC, "A-LLMRec", "A-LLMRec (SBERT)")
 @table_options
 def command(options: Options) -> None:
     """Compare systems on users whose next item is cold or warm."""
+    run(options)
+
+
+def run(options: Options) -> None:
+    """The table."""
     run_table(options, "table4", "Table 4: cold and warm items", SYSTEMS)
 
 

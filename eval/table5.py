@@ -22,6 +22,11 @@ SYSTEMS = ("SASRec", *(name for name in TEXT_SYSTEMS if name != "CTRL"), *TALLRE
 @table_options
 def command(options: Options) -> None:
     """Compare systems on users that no training has met."""
+    run(options)
+
+
+def run(options: Options) -> None:
+    """The table."""
     where = cold_users(load_dataset(options.data))
     label = "simulated cold users" if where.about["simulated"] else "cold users"
     title = f"Table 5: {label} ({where.about['users']:,})"

@@ -11,7 +11,7 @@ from allmrec_jax.data.scenarios import few_shot
 from allmrec_jax.eval.runner import Options, run_table, table_options
 from allmrec_jax.evaluation.rows import TALLREC, TEXT_SYSTEMS
 
-SYSTEMS = ("SASRec", *(name for name in TEXT_SYSTEMS if name == "MoRec"), *TALLREC, "A-LLMRec", "A-LLMRec (SBERT)")
+SYSTEMS = ("SASRec", *sorted({"MoRec"} & set(TEXT_SYSTEMS)), *TALLREC, "A-LLMRec", "A-LLMRec (SBERT)")
 
 
 @click.command(
@@ -26,6 +26,11 @@ SYSTEMS = ("SASRec", *(name for name in TEXT_SYSTEMS if name == "MoRec"), *TALLR
 @table_options
 def command(options: Options, users: tuple[int, ...], sample_seed: int) -> None:
     """Train every system on so many users and ask about all users; a folder of results for each number."""
+    run(options, users, sample_seed)
+
+
+def run(options: Options, users: tuple[int, ...] = (256, 128), sample_seed: int = 0) -> None:
+    """The table for each number of users."""
     dataset = load_dataset(options.data)
     scenarios = {count: few_shot(dataset, count, sample_seed) for count in users}
     out = options.out or Path("runs") / "table6" / dataset.name

@@ -17,6 +17,11 @@ def command(options: Options) -> None:
 
     Every row has the same budget, A-LLMRec's own among them; `--set` cuts it for all alike.
     """
+    run(options)
+
+
+def run(options: Options) -> None:
+    """The table."""
     systems = ("A-LLMRec", *STAGE1_ABLATIONS)
     title = "Table 8: ablations of stage 1"
     run_table(options, "table8", title, systems, reference="A-LLMRec", published="table8_stage1_ablation")

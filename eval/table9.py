@@ -22,6 +22,11 @@ def command(options: Options) -> None:
     Preset small starts the projectors from both kinds of vectors; here every row but A-LLMRec itself goes without, and
     "A-LLMRec, plain start" is the row to compare with. In preset paper the two are one and the same training.
     """
+    run(options)
+
+
+def run(options: Options) -> None:
+    """The table."""
     systems = ("A-LLMRec", PLAIN, *STAGE2_ABLATIONS)
     title = "Table 9: ablations of stage 2"
     run_table(options, "table9", title, systems, reference=PLAIN, published="table9_stage2_ablation")

@@ -17,11 +17,13 @@ import importlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
 COST = "cost.json"
 """In a run's directory: what it took, written by this runner only."""
 
+ANSWERS_VERSION = 1
+"""Part of what kept answers are known by: raise it when a change makes the same runs answer otherwise."""
+
 
 # Trainings.
 
@@ -55,7 +60,7 @@ class Kind:
     Attributes:
         presets: ``module:name`` of its presets; for ``cf`` those of all models.
         upstream: kinds of the nodes it builds on, by the option that names them.
-        models: pretrained models it starts from, by their role in the run's identity: ``llm`` or ``encoder``.
+        models: pretrained models it starts from, by their role in the run's identity.
         reads_texts: whether it is of no use on data without titles.
     """
 
@@ -67,17 +72,17 @@ class Kind:
 
 KINDS = {
     "cf": Kind("allmrec_jax.training.cf:PRESETS"),
-    "morec": Kind("allmrec_jax.training.morec:PRESETS", (), ("encoder",), reads_texts=True),
-    "ctrl": Kind("allmrec_jax.training.ctrl:PRESETS", (), ("encoder",), reads_texts=True),
-    "recformer": Kind("allmrec_jax.training.recformer:PRESETS", reads_texts=True),
     "stage1": Kind("allmrec_jax.training.stage1:PRESETS", ("cf",), ("encoder",), reads_texts=True),
     "stage2": Kind("allmrec_jax.training.stage2:PRESETS", ("cf", "stage1"), ("llm",), reads_texts=True),
     "mlp-llm": Kind("allmrec_jax.training.stage2:MLP_PRESETS", ("cf",), ("llm",), reads_texts=True),
     "tallrec": Kind("allmrec_jax.training.tallrec:PRESETS", (), ("llm",), reads_texts=True),
+    "morec": Kind("allmrec_jax.training.morec:PRESETS", (), ("encoder",), reads_texts=True),
+    "ctrl": Kind("allmrec_jax.training.ctrl:PRESETS", (), ("encoder",), reads_texts=True),
+    "recformer": Kind("allmrec_jax.training.recformer:PRESETS", (), ("longformer",), reads_texts=True),
 }
 """Everything that a table's rows are made of."""
 
-_OPTIONS = {"encoder": "--sentence-encoder", "llm": "--llm"}
+_OPTIONS = {"encoder": "--sentence-encoder", "llm": "--llm", "longformer": "--longformer"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +111,12 @@ class Training:
         if self.kind == "cf":
             presets = presets[changes.pop("model")]
         return resolve(presets, self.preset, changes)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The roles of the pretrained models that it starts from; RECFORMER from scratch has none."""
+        scratch = getattr(self.settings, "start", None) == "scratch"
+        return () if scratch else KINDS[self.kind].models
 
     def nodes(self) -> Iterator["Training"]:
         """This node and all it builds on, those first."""
@@ -215,24 +226,17 @@ class Workplace:
 
     def model_hash(self, role: str, settings: Any) -> str:
         """What a pretrained model is known by in identities; :class:`UserError` where it is not there."""
-        import jax.numpy as jnp
-
-        from allmrec_jax.convert.opt import llm_hash
-        from allmrec_jax.convert.sentence_transformers import fingerprint, load_sentence_encoder
-
         name = self.models[role]
-        key = (role, name if role == "llm" else f"{name} {settings.dtype}")
+        key = (role, f"{name} {settings.dtype}" if role == "encoder" else name)
         if key not in self._hashes:
-            self._hashes[key] = (
-                llm_hash(name) if role == "llm" else fingerprint(load_sentence_encoder(name, jnp.dtype(settings.dtype)))
-            )
+            self._hashes[key] = _model_hash(role, name, settings)
         return self._hashes[key]
 
     def identity(self, node: Training) -> str:
         """The identity that the node's run has, or will have."""
         settings, kind = node.settings, KINDS[node.kind]
         upstream = {role: self.identity(other) for role, other in zip(kind.upstream, node.upstream, strict=True)}
-        upstream |= {role: self.model_hash(role, settings) for role in kind.models}
+        upstream |= {role: self.model_hash(role, settings) for role in node.models}
         named = getattr(settings, "kind", node.kind)
         return identity(named, settings, node.seed, self.dataset.hash, upstream)
 
@@ -257,7 +261,7 @@ class Workplace:
                 words += [flag, str(value)]
         for role, other in zip(kind.upstream, node.upstream, strict=True):
             words += [f"--{role}", str(self.path(other))]
-        for role in kind.models:
+        for role in node.models:
             words += [_OPTIONS[role], self.models[role]]
         return [*words, "--seed", str(node.seed), "--out", str(self.checkpoints), "--resume"]
 
@@ -289,6 +293,22 @@ class Workplace:
             "seconds": cost.get("seconds"),
             "peak_mib": cost.get("peak_mib"),
         }
+
+
+def _model_hash(role: str, name: str, settings: Any) -> str:
+    import jax.numpy as jnp
+
+    if role == "llm":
+        from allmrec_jax.convert.opt import llm_hash
+
+        return llm_hash(name)
+    if role == "longformer":
+        from allmrec_jax.convert.longformer import load_longformer
+
+        return load_longformer(name).fingerprint
+    from allmrec_jax.convert.sentence_transformers import fingerprint, load_sentence_encoder
+
+    return fingerprint(load_sentence_encoder(name, jnp.dtype(settings.dtype)))
 
 
 def plan(rows: Sequence[Row]) -> list[Training]:
@@ -326,8 +346,11 @@ def check_texts(dataset: Dataset, rows: Sequence[Row]) -> None:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[None]:
+def held(path: Path) -> Iterator[int]:
     """Holds a lock file; it is released when the process ends, however it does.
+
+    Yields:
+        the open file, for a process that shall hold the lock too.
 
     Raises:
         UserError: another process holds it; the message says which.
@@ -344,30 +367,75 @@ def held(path: Path) -> Iterator[None]:
         now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
         file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
         file.flush()
-        yield
+        yield file.fileno()
 
 
-def run_missing(work: Workplace, rows: Sequence[Row]) -> None:
+def levels(nodes: Sequence[Training]) -> list[list[Training]]:
+    """The nodes in groups, each after all that it builds on; those of one group need nothing of each other."""
+    depth: dict[Training, int] = {}
+    for node in nodes:
+        depth[node] = max((depth[other] + 1 for other in node.upstream if other in depth), default=0)
+    return [[node for node in nodes if depth[node] == level] for level in range(max(depth.values(), default=-1) + 1)]
+
+
+def run_missing(work: Workplace, rows: Sequence[Row], jobs: int = 1) -> None:
     """Trains what is not finished, in order, each in a process of its own.
+
+    Args:
+        jobs: trainings at a time that need nothing of each other.
 
     Raises:
         UserError: a training failed (it has said why itself), or another process is at the same one.
     """
     missing = [node for node in plan(rows) if not work.done(node)]
-    for number, node in enumerate(missing, start=1):
+    numbers = {node: f"[{number}/{len(missing)}]" for number, node in enumerate(missing, start=1)}
+
+    def train(node: Training) -> None:
         path = work.path(node)
-        with held(path.parent / f".{path.name}.lock"):
+        with held(path.parent / f".{path.name}.lock") as lock:
             if work.done(node):  # by another experiment, since the plan was made
-                continue
-            click.secho(f"[{number}/{len(missing)}] {node.name}", bold=True, err=True)
-            cost = run_command(work.command(node), node.name)
+                return
+            click.secho(f"{numbers[node]} {node.name}", bold=True, err=True)
+            cost = run_command(work.command(node), node.name, lock)
             if not work.done(node):
                 raise UserError(f"{node.name} ended without {path}; its identity is not what was planned: report this")
             write_text(path / COST, json.dumps(cost) + "\n")
 
+    for level in levels(missing):
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                for finished in as_completed([pool.submit(train, node) for node in level]):
+                    finished.result()
+            finally:  # after a failure nothing else begins; what runs, ends
+                pool.shutdown(cancel_futures=True)
 
-def run_command(arguments: Sequence[str], name: str) -> dict[str, float]:
+
+def write_slurm(work: Workplace, rows: Sequence[Row], directory: Path) -> Path:
+    """Writes the missing trainings as SLURM arrays, one for each level of the graph, and the script that submits them.
+
+    Returns:
+        the script; each array starts after the one before it has succeeded.
+    """
+    submit = ["#!/bin/sh", "set -e", 'cd "$(dirname "$0")"', "previous="]
+    for number, level in enumerate(levels([node for node in plan(rows) if not work.done(node)])):
+        lines = ["#!/bin/bash", f"#SBATCH --job-name=allmrec-{number}", f"#SBATCH --array=0-{len(level) - 1}"]
+        lines += [f"cd {shlex.quote(os.getcwd())}", "case $SLURM_ARRAY_TASK_ID in"]
+        program = [sys.executable, "-m", "allmrec_jax.cli"]
+        lines += [f"{place}) {shlex.join([*program, *work.command(node)])} ;;" for place, node in enumerate(level)]
+        write_text(directory / f"level{number}.sbatch", "\n".join([*lines, "esac", ""]))
+        wait = "${previous:+--dependency=afterok:$previous}"
+        submit.append(f'previous=$(sbatch --parsable {wait} "$@" level{number}.sbatch)')
+    write_text(directory / "submit.sh", "\n".join([*submit, ""]))
+    return directory / "submit.sh"
+
+
+def run_command(arguments: Sequence[str], name: str, lock: int) -> dict[str, float]:
     """Runs ``allmrec ARGUMENTS`` as a process of its own; returns its seconds and its peak memory in MiB.
+
+    Args:
+        arguments: the command and its options.
+        name: what it is called in messages.
+        lock: an open lock file that it holds too: it may outlive this process.
 
     Raises:
         UserError: it failed.
@@ -375,7 +443,10 @@ def run_command(arguments: Sequence[str], name: str) -> dict[str, float]:
     click.echo(f"    allmrec {' '.join(arguments)}", err=True)
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "allmrec_jax.cli", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "allmrec_jax.cli", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=(lock,),
     )
     assert process.stderr is not None
     last = ""
@@ -452,6 +523,7 @@ def answers_of(
         "runs": own,
         "seed": seed,
         "users": scenario.asked.hash,
+        "version": ANSWERS_VERSION,
         "candidates": candidates.sha256,
     }
     body = json.dumps({**asked, "settings": dataclasses.asdict(asking.settings)}, sort_keys=True)

@@ -5,7 +5,7 @@
 ================== ================================================================================
 ``user``           index in the data set
 ``system``         name
-``seed``           of the candidate file
+``seed``           of the candidate file; in a table of several seeds, which share a file, of the trainings
 ``slices``         list: ``all``, and ``cold`` or ``warm`` where the target is such an item
 ``target``         item
 ``candidates``     list of items in displayed order

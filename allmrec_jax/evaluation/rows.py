@@ -5,14 +5,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.evaluation.experiment import KINDS, Row, Training, changed
+from allmrec_jax.evaluation.experiment import Row, Training, changed
 from allmrec_jax.evaluation.systems import SYSTEMS
 
 CF_MODELS = {"NCF": "ncf", "NextItNet": "nextitnet", "GRU4Rec": "gru4rec", "SASRec": "sasrec"}
 """The paper's collaborative-filtering systems, and what ``train cf --model`` calls them."""
 
-TEXT_SYSTEMS = {"MoRec": "morec", "CTRL": "ctrl", "RECFORMER (tiny)": "recformer"}
-"""The modality-aware systems, and the kind of training each is."""
+TEXT_SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
+    name: recipe
+    for name, recipe in {
+        "MoRec": ("morec", {}),
+        "CTRL": ("ctrl", {}),
+        "RECFORMER": ("recformer", {"start": "longformer"}),
+        "RECFORMER (tiny)": ("recformer", {"start": "scratch"}),
+    }.items()
+    if name in SYSTEMS
+}
+"""The modality-aware systems: the kind of training each is, and what differs in it."""
+
+OTHER_PRESET = {"paper": "RECFORMER (tiny)", "small": "RECFORMER"}
+"""A table's system that stands in it at the other preset only."""
 
 STAGE1_ABLATIONS: dict[str, dict[str, Any]] = {
     "w/o L_matching": {"match_weight": 0.0},
@@ -80,10 +92,8 @@ class Recipes:
         if name in CF_MODELS:
             return Row(name, name if name in SYSTEMS else "SASRec", (self.cf(seed, CF_MODELS[name]),))
         if name in TEXT_SYSTEMS:
-            kind = TEXT_SYSTEMS[name]
-            upstream = tuple(self.cf(seed) for _ in KINDS[kind].upstream)
-            own = {"start": "scratch"} if kind == "recformer" else {}
-            return Row(name, name, (self._node(kind, seed, upstream, **own),))
+            kind, own = TEXT_SYSTEMS[name]
+            return Row(name, name, (self._node(kind, seed, **own),))
         if name == "LLM-Only":
             return Row(name, name, (), few=True)
         if name in TALLREC:

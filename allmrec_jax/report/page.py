@@ -22,8 +22,13 @@ ABOUT = {
     "Popularity": "training interactions of the item",
     "SASRec": "collaborative filtering, the frozen model inside A-LLMRec",
     "LLM-Only": "the frozen language model, titles only",
+    "TALLRec (yes-no)": "LoRA on the language model, asked about one item at a time",
+    "TALLRec (titles)": "LoRA on the language model, answers with a title",
+    "MLP-LLM": "language model with the CF model’s own vectors, no stage 1",
     "A-LLMRec": "language model with aligned user and item vectors",
     "A-LLMRec (SBERT)": "the same, item vectors from text alone",
+    "A-LLMRec_all": "trained on every position of the histories",
+    "A-LLMRec, plain start": "projectors of stage 2 start at random",
     "A-LLMRec, items permuted": "control: item vectors swapped across items",
     "A-LLMRec, users swapped": "control: user vectors swapped across users",
 }
@@ -40,7 +45,11 @@ METRICS = {
 """Columns of the table of systems, Hit@1 first: the paper's value stands beside it."""
 
 SLICES = {"all": "All users", "warm": "Warm items", "cold": "Cold items"}
-SCENARIOS = {"overall": "all test users"}
+SCENARIOS = {
+    "overall": "all test users",
+    "cold users": "users with three interactions",
+    "few-shot": "few training users",
+}
 LEFT_OUT = {"gradient_norm", "rec_accuracy", "hit@3", "hit@5", "hit@10", "ndcg@5", "mrr"} | {
     f"valid/{part}" for part in ("match", "item_recon", "text_recon", "rec")
 }
@@ -59,6 +68,9 @@ STAGES = {
     "cf": "Collaborative filtering",
     "stage1": "Stage 1: alignment",
     "stage2": "Stage 2: projection into the language model",
+    "mlp-llm": "MLP-LLM",
+    "tallrec-yes-no": "TALLRec (yes-no)",
+    "tallrec-titles": "TALLRec (titles)",
 }
 
 
@@ -153,11 +165,15 @@ def _evaluation(directory: Path, data: Path | None, number: int) -> dict[str, An
 
 
 def _setting(results: Mapping[str, Any]) -> str:
-    users = next(iter(results["systems"].values()))["all"]["n"]
+    counts = sorted({row["all"]["n"] for row in results["systems"].values()}, reverse=True)
+    users = f"{counts[0]:,} test users"
+    if len(counts) > 1:
+        fewer = " and ".join(f"{count:,}" for count in counts[1:])
+        users += f", some systems the first {fewer} of them"
     seeds = sorted({run["seed"] for run in results["runs"]})
     files = sorted({run["candidates_sha"][:12] for run in results["runs"]})
     return (
-        f"{users:,} test users; seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}. Every system meets "
+        f"{users}; seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}. Every system meets "
         f"the same users and the same candidates (candidate file {', '.join(files)})."
     )
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -65,7 +66,7 @@ def in_this_process(monkeypatch):
     """Every training is its real command, here and not in a process of its own, up to its run, which is then done."""
     ran, opened = [], Run.open
 
-    def run(arguments, name):
+    def run(arguments, name, lock):
         ran.append(name)
         cli.main(list(arguments))
         return {"seconds": 2.0, "peak_mib": 100}
@@ -103,7 +104,7 @@ def arguments(place, *more, out="out", changes=SMALL):
 
 
 def workplace(place):
-    models = {"llm": str(place / "llm"), "encoder": "sbert-nano"}
+    models = {"llm": str(place / "llm"), "encoder": "sbert-nano", "longformer": "absent"}
     return Workplace(load_dataset(place / "data"), place / "other", models)
 
 
@@ -165,7 +166,8 @@ def test_a_dry_run_trains_nothing_and_says_what_is_there(place, in_this_process)
     lines = told.stderr.splitlines()
     assert not in_this_process.trained and not (place / "dry").exists()
     assert sum("tallrec-yes-no/" in line for line in lines) == 1
-    assert lines[-1].startswith(f"{len(known_systems())} rows; about ")
+    names = [name for name in known_systems() if name != "RECFORMER"]  # preset small has the tiny one
+    assert lines[-1].startswith(f"{len(names)} rows; about ")
     # Estimated by what such runs took here, where there were any.
     assert any("to train, about 2 s" in line or "time unknown" in line for line in lines)
 
@@ -221,7 +223,8 @@ def test_every_kind_has_a_command_that_takes_the_planned_options(place):
         load_dataset(place / "data"), place / "other", {"llm": str(place / "llm"), "encoder": "sbert-nano"}
     )
     given = {kind: {"learning_rate": 0.5} for kind in KINDS}
-    for node in plan(at_seeds(recipes(**given), known_systems(), 1, 1)):
+    names = [name for name in known_systems() if name != "RECFORMER"]  # there is no Longformer here
+    for node in plan(at_seeds(recipes(**given), names, 1, 1)):
         words = work.command(node)
         command = cli.train.get_command(None, words[1])
         command.make_context(words[1], words[2:])  # raises on an unknown option or a bad value
@@ -283,16 +286,106 @@ def test_a_second_runner_stops_at_the_lock_and_says_who_holds_it(place, tmp_path
         pass
 
 
-def test_a_training_that_fails_is_named(monkeypatch):
-    with pytest.raises(UserError, match=r"training stage9 failed \(exit code 2\)"):
-        run_command(["train", "nothing"], "stage9")
+def test_a_training_that_fails_is_named_and_holds_the_lock_itself(tmp_path, monkeypatch):
+    with held(tmp_path / "lock") as lock, pytest.raises(UserError, match=r"training stage9 failed \(exit code 2\)"):
+        run_command(["train", "nothing"], "stage9", lock)
+    started = subprocess.Popen
+    children = []
+
+    def outlives(words, **kwargs):
+        children.append(started(["sleep", "60"], **kwargs))
+        raise KeyboardInterrupt  # as if this process died here
+
+    monkeypatch.setattr(subprocess, "Popen", outlives)
+    with pytest.raises(KeyboardInterrupt), held(tmp_path / "lock") as lock:
+        run_command([], "stage9", lock)
+    with pytest.raises(UserError, match="in use by process"), held(tmp_path / "lock"):
+        pass
+    children[0].kill()
+    children[0].wait()
+    with held(tmp_path / "lock"):
+        pass
 
 
 def test_a_training_with_another_identity_than_planned_is_reported(place, monkeypatch):
-    monkeypatch.setattr(experiment, "run_command", lambda arguments, name: {"seconds": 1.0, "peak_mib": 1})
+    monkeypatch.setattr(experiment, "run_command", lambda arguments, name, lock: {"seconds": 1.0, "peak_mib": 1})
     work = Workplace(
         load_dataset(place / "data"), place / "third", {"llm": str(place / "llm"), "encoder": "sbert-nano"}
     )
     row = recipes().row("SASRec", 0)
     with pytest.raises(UserError, match="not what was planned"):
         experiment.run_missing(work, [row])
+
+
+def test_levels_and_slurm_arrays_respect_what_builds_on_what(place, tmp_path):
+    work = workplace(place)
+    rows = at_seeds(recipes(), [name for name in known_systems() if name != "RECFORMER"], 1, 1)
+    groups = experiment.levels(plan(rows))
+    place_of = {node: number for number, group in enumerate(groups) for node in group}
+    assert sorted(place_of, key=str) == sorted(plan(rows), key=str)
+    assert all(place_of[other] < place_of[node] for node in place_of for other in node.upstream)
+    assert len(groups) == 3
+
+    script = experiment.write_slurm(work, rows, tmp_path / "slurm")
+    assert script.read_text().count("sbatch --parsable") == 3
+    for number, group in enumerate(groups):
+        array = (tmp_path / "slurm" / f"level{number}.sbatch").read_text()
+        assert f"--array=0-{len(group) - 1}\n" in array
+        lines = [line for line in array.splitlines() if line.endswith(";;")]
+        assert [shlex.split(line)[4:-1] for line in lines] == [work.command(node) for node in group]
+    for path in (tmp_path / "slurm").iterdir():
+        subprocess.run(["sh", "-n", path], check=True)  # reads as a script
+
+
+def test_after_a_failure_nothing_else_begins(place, monkeypatch):
+    begun = []
+
+    def fail(arguments, name, lock):
+        begun.append(name)
+        raise UserError("no")
+
+    monkeypatch.setattr(experiment, "run_command", fail)
+    work = dataclasses.replace(workplace(place), checkpoints=place / "failing")
+    with pytest.raises(UserError, match="no"):
+        experiment.run_missing(work, at_seeds(recipes(), ["SASRec"], 4, 1))
+    assert len(begun) < 4
+
+
+def test_all_goes_on_where_a_table_cannot_be_made(place, capsys, monkeypatch):
+    monkeypatch.setattr("allmrec_jax.eval.all.TABLES", ("table4", "table6", "table9"))
+    words = [word.replace("table1", "all") for word in arguments(place, "--no-generate", out="all")]
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--systems", "SASRec", "--systems", "Popularity"])
+    error = capsys.readouterr().err
+    assert "1 of 3 tables were not made; table6: " in error and "256 users are to be trained on" in error
+    told = json.loads((place / "all" / "tables.json").read_text())
+    assert told["made"] == ["table4", "table9"] and set(told["not_made"]) == {"table6"}
+    assert (place / "all" / "report.html").is_file() and (place / "all" / "table9" / "table9.md").is_file()
+
+
+def test_tuning_chooses_on_validation_and_prints_the_best(place, in_this_process, monkeypatch):
+    from allmrec_jax.eval import tune
+
+    values = {"0.2": 0.3, "0.5": 0.6, "0.9": 0.1}
+
+    def measured(run_missing):
+        def wrapped(work, rows, jobs):
+            run_missing(work, rows, jobs)
+            for row in rows:  # as a validation would have left it
+                alpha = str(row.trainings[1].settings.alpha)
+                Run(work.path(row.trainings[-1]), "stage2", "", 0).mark_best(1, {"hit@1": values[alpha]})
+
+        return wrapped
+
+    monkeypatch.setattr(tune, "run_missing", measured(tune.run_missing))
+    words = ["experiment", "tune", "--data", place / "data", "--checkpoints", place / "tuned", "--llm", place / "llm"]
+    words += ["--grid", "stage1.alpha=0.2,0.5,0.9", "--set", "stage2.steps=2", "--out", place / "tune"]
+    told = CliRunner().invoke(cli.allmrec, list(map(str, words)), catch_exceptions=False)
+    kinds = [name.split(" ")[0] for name in in_this_process.trained]
+    assert kinds == ["cf", *["stage1"] * 3, *["stage2"] * 3]
+    lines = [line for line in told.stdout.splitlines() if not line.startswith(str(place))]  # the trainings' own
+    assert lines[0] == "0.6000  stage1.alpha=0.5" and lines[-1] == "--set stage1.alpha=0.5"
+    points = json.loads((place / "tune" / "tune.json").read_text())["points"]
+    assert [point["hit@1"] for point in points] == [0.6, 0.3, 0.1]
+    for point in points:
+        assert load_run(place / "tuned" / "Tiny" / "stage2" / point["run"])["settings"]["choose"] == "best"

@@ -8,6 +8,7 @@ import tiny_llm
 
 from allmrec_jax import cli
 from allmrec_jax.convert.opt import llm_hash, save_opt
+from allmrec_jax.convert.peft import LoRA, save_adapter
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import write_dataset
 from allmrec_jax.errors import UserError
@@ -31,10 +32,12 @@ from allmrec_jax.models.cf.gru4rec import init_params as init_gru4rec
 from allmrec_jax.models.cf.protocol import load_cf
 from allmrec_jax.models.cf.sasrec import SASRecCF, SASRecConfig
 from allmrec_jax.models.cf.sasrec import init_params as init_sasrec
+from allmrec_jax.models.lora import init_adapter
 from allmrec_jax.models.projectors import init_params
 from allmrec_jax.training.cf import PRESETS
 from allmrec_jax.training.run import Run, load_run, save_arrays
 from allmrec_jax.training.stage2 import Stage2Settings
+from allmrec_jax.training.tallrec import TallrecSettings
 
 ITEMS, USERS, USER_DIM, ITEM_DIM, HIDDEN = 44, 30, 5, 6, 16
 SETTINGS = Stage2Settings(history_length=3, dtype="float32", title_max_tokens=8)
@@ -358,3 +361,51 @@ def test_a_users_mistake_is_one_line(dataset, tmp_path, capsys):
     assert error.startswith("error: unknown system 'nothing'")
     assert error.count("\n") == 1
     assert not (tmp_path / "o").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, project):
+    """Finished runs of TALLRec, by both protocols, and of MLP-LLM, with random weights."""
+    root, runs = project["root"], {}
+    llm, _ = tiny_llm.model(word_embed_proj_dim=HIDDEN)
+    upstream = {"llm": llm_hash(root / "llm")}
+    for protocol in ("yes-no", "titles"):
+        settings = TallrecSettings(protocol=protocol, history_length=3, dtype="float32", title_max_tokens=8)
+        run = Run.open(root / "out", dataset.name, settings.kind, settings, 0, dataset.hash, upstream)
+        adapter = jax.tree.map(lambda x: x + 0.1, init_adapter(llm.config, settings.rank, jax.random.key(3)))
+        save_adapter(run.export_path("adapter"), LoRA(adapter, settings.alpha), dropout=0.0, base_model="")
+        run.export_path("tallrec.json").write_text(json.dumps({"llm": str(root / "llm")}))
+        run.finish({})
+        runs[settings.kind] = run.path
+    settings = dataclasses.replace(SETTINGS, item_vectors="cf")
+    upstream["cf"] = load_cf(project["arrays"], dataset).identity
+    run = Run.open(root / "out", dataset.name, settings.kind, settings, 0, dataset.hash, upstream)
+    save_arrays(run.export_path("params.safetensors"), init_params(HIDDEN, USER_DIM, USER_DIM, jax.random.key(4)))
+    run.export_path("stage2.json").write_text(json.dumps({"llm": str(root / "llm")}))
+    run.finish({})
+    return {**runs, "mlp-llm": run.path}
+
+
+def test_tallrec_and_mlp_llm_answer_from_their_runs(dataset, project, trained, questions):
+    sources = Sources(dataset, [*trained.values(), project["arrays"]], EvaluationSettings(batch_size=8, decode=DECODE))
+    names = [name for name in SYSTEMS if SYSTEMS[name].needs in trained]
+    assert names == ["TALLRec (yes-no)", "TALLRec (titles)", "MLP-LLM"]
+    assert set(names) < set(choose_systems(sources))
+    few = Questions(dataset, questions.candidates.head(8))
+    told = {name: SYSTEMS[name].answer(sources, few, name, lambda count: None) for name in names}
+    assert told["TALLRec (yes-no)"].generated is None
+    for name in names:
+        assert np.isfinite(told[name].scores).all() and (told[name].scores.std(axis=1) > 0).all()
+        assert sources.identity(SYSTEMS[name]) == load_run(trained[SYSTEMS[name].needs])["identity"]
+        if name != "TALLRec (yes-no)":
+            assert len(told[name].generated) == 8
+    # The adapter is merged, and the CF model's own vectors stand behind the titles.
+    merged, plain = sources.tallrec("tallrec-titles").llm_params, sources.mlp_llm.llm_params
+    changed = [
+        name
+        for name in plain["layers"]
+        if "kernel" in plain["layers"][name]
+        and (merged["layers"][name]["kernel"] != plain["layers"][name]["kernel"]).any()
+    ]
+    assert sorted(changed) == ["q_proj", "v_proj"]
+    np.testing.assert_array_equal(sources.mlp_llm.soft.latents, sources.cf.item_vectors())
