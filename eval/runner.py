@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.data.scenarios import Scenario, overall
 from allmrec_jax.eval.overall import progress
@@ -108,7 +107,7 @@ def table_options(command: Callable) -> Callable:
         )
     ):
         wrapped = option(wrapped)
-    return mesh_options(lambda given: given["llm"] or MODELS[given["preset"]]["llm"])(wrapped)
+    return wrapped
 
 
 def run_table(
