@@ -56,6 +56,9 @@ train = LazyGroup(
     help="Train one part. Each stage reads what an earlier one exported, and prints its run's directory last.",
     lazy={
         "cf": ("allmrec_jax.train.cf", "the collaborative-filtering model"),
+        "morec": ("allmrec_jax.train.morec", "SASRec over a sentence encoder, trained end to end"),
+        "ctrl": ("allmrec_jax.train.ctrl", "SASRec aligned with texts by contrast, then fine-tuned"),
+        "recformer": ("allmrec_jax.train.recformer", "a Longformer that reads histories as text"),
         "stage1": ("allmrec_jax.train.stage1", "align item embeddings with item texts"),
         "stage2": ("allmrec_jax.train.stage2", "project users and items into the LLM's token space"),
         "mlp-llm": ("allmrec_jax.train.mlp_llm", "MLP-LLM: CF vectors straight into the LLM's token space"),
@@ -112,7 +115,9 @@ allmrec = LazyGroup(
         "prepare": ("allmrec_jax.commands.prepare", "raw files to a data set"),
         "recommend": ("allmrec_jax.commands.recommend", "recommend items for a user or a history"),
         "report": ("allmrec_jax.commands.report", "results to a self-contained HTML page"),
+        "plan": ("allmrec_jax.commands.plan", "memory, work and least time of a step on a mesh of devices"),
         "parity": ("allmrec_jax.commands.parity", "compare with PyTorch, component by component"),
+        "convert": ("allmrec_jax.commands.convert", "weights and data from and to the official PyTorch code"),
     },
     groups=(train, evaluate, experiment),
     examples=(

@@ -18,6 +18,20 @@ _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, 
 _REFUSED_WORDS = ("No space left", "quota exceeded", "File too large", "requested and", "Read-only file system")
 
 
+_writes = True
+
+
+def leave_writing_to_another() -> None:
+    """From now on this process writes nothing: of several that train together the first writes for all."""
+    global _writes
+    _writes = False
+
+
+def writes() -> bool:
+    """Whether this process writes."""
+    return _writes
+
+
 @contextlib.contextmanager
 def writing(path: Path | str) -> Iterator[None]:
     """Turns a write that the disk refuses (full, over quota, read-only) into a :class:`UserError` naming ``path``."""
@@ -44,9 +58,14 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """A temporary sibling of ``path`` to write a file or make a directory at; it takes ``path``'s place on success.
 
     The sibling does not exist yet, its parent does. When the block raises, it is removed and whatever stood at ``path``
-    stays. A refused write is a :class:`UserError` that names ``path``.
+    stays. A refused write is a :class:`UserError` that names ``path``. Where another process writes, see
+    :func:`leave_writing_to_another`, what is written is thrown away.
     """
     path = Path(path)
+    if not _writes:
+        with tempfile.TemporaryDirectory() as nowhere:
+            yield Path(nowhere) / path.name
+        return
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))

@@ -14,14 +14,17 @@ every function here hands its argument back, and nothing is computed otherwise t
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from allmrec_jax import fileio
 from allmrec_jax.errors import UserError
 
 P = PartitionSpec
@@ -184,6 +187,51 @@ def use_mesh(shape: str | MeshShape | None) -> Iterator[Mesh | None]:
         _in_use = before
 
 
+@contextlib.contextmanager
+def several_processes(how: str | None) -> Iterator[None]:
+    """Joins the processes of one training or evaluation, started alike on each host; the first one writes and prints.
+
+    Args:
+        how: ``auto`` takes what SLURM, Open MPI, Kubernetes or a TPU pod says (``jax.distributed``);
+            ``HOST:PORT,INDEX/COUNT`` is by hand, with the first process's address; ``None`` is one process.
+
+    Raises:
+        UserError: the text is none of these, or nothing says how many processes there are.
+    """
+    if how is None:
+        yield
+        return
+    given: dict[str, Any] = {}
+    if how != "auto":
+        found = re.fullmatch(r"([^,]+:\d+),(\d+)/(\d+)", how)
+        if found is None or int(found[2]) >= int(found[3]):
+            raise UserError(f"--distributed {how}: write auto, or HOST:PORT,INDEX/COUNT with INDEX from 0 below COUNT")
+        given = {"coordinator_address": found[1], "process_id": int(found[2]), "num_processes": int(found[3])}
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(**given)
+    except ValueError as error:  # what no cluster environment fills in
+        raise UserError(f"--distributed {how}: {error} Name it by hand: --distributed HOST:PORT,INDEX/COUNT") from error
+    try:
+        with contextlib.ExitStack() as stack:
+            if jax.process_index() > 0:
+                fileio.leave_writing_to_another()
+                nowhere = stack.enter_context(open(os.devnull, "w"))
+                stack.enter_context(contextlib.redirect_stdout(nowhere))
+                stack.enter_context(contextlib.redirect_stderr(nowhere))
+            yield
+    finally:
+        jax.distributed.shutdown()
+
+
+def wait_for_all() -> None:
+    """Returns once every process has come here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices("allmrec")
+
+
 def scope() -> contextlib.AbstractContextManager[Any]:
     """What jitted functions that lay out arrays by :func:`constrain` are called under."""
     return contextlib.nullcontext() if _in_use is None else jax.set_mesh(_in_use)
@@ -310,6 +358,15 @@ def constrain(tree: Any, spec: PartitionSpec) -> Any:
 def constrain_batch(tree: Any, dimension: int = 0, axes: tuple[str, ...] = BATCH) -> Any:
     """Arrays whose ``dimension`` is split over ``axes``."""
     return constrain(tree, P(*(None,) * dimension, axes))
+
+
+def split_rows(rows: jax.Array, fill: int, axes: tuple[str, ...] = AXES) -> jax.Array:
+    """Row numbers split over ``axes``, filled up to what they divide with ``fill``, a row that counts nowhere."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return rows
+    extra = -len(rows) % int(np.prod([mesh.shape[axis] for axis in axes]))
+    return constrain_batch(jnp.pad(rows, (0, extra), constant_values=fill), axes=axes)
 
 
 def gathers() -> bool:

@@ -44,6 +44,7 @@ class Step:
 @click.option("--llm", default="opt-nano", show_default=True, help="The language model: a directory or a name.")
 @click.option("--sentence-encoder", default="sbert-nano", show_default=True, help="A directory or a name.")
 @click.option("--max-users", type=int, default=1000, show_default=True, help="Test users to evaluate.")
+@click.option("--mesh", metavar="AXES", help="Devices that training and evaluation use, see `train stage2 --help`.")
 def command(
     out: Path,
     checkpoints: Path,
@@ -53,6 +54,7 @@ def command(
     llm: str,
     sentence_encoder: str,
     max_users: int,
+    mesh: str | None,
 ) -> None:
     """Make data, train every stage, evaluate and write results.json, users.parquet and report.html into --out.
 
@@ -71,12 +73,13 @@ def command(
 
     step("synthesize", "synthesize", "--out", raw, "--seed", str(data_seed), "--preset", data_preset)
     step("prepare", "prepare", raw / f"{DOMAIN}.json.gz", "--out", data)
-    common = ("--data", data, "--preset", "small", "--seed", str(seed), "--out", checkpoints, "--resume")
+    devices = ("--mesh", mesh) if mesh else ()
+    common = (*devices, "--data", data, "--preset", "small", "--seed", str(seed), "--out", checkpoints, "--resume")
     cf = step("train cf", "train", "cf", *common)
     stage1 = step("train stage1", "train", "stage1", *common, "--cf", cf, "--sentence-encoder", sentence_encoder)
     stage2 = step("train stage2", "train", "stage2", *common, "--cf", cf, "--stage1", stage1, "--llm", llm)
     asked = ("--oracle", raw / "oracle.npz", "--llm", llm, "--seed", str(seed), "--max-users", str(max_users))
-    step("eval overall", "eval", "overall", "--data", data, "--runs", stage2, *asked, "--out", out)
+    step("eval overall", "eval", "overall", *devices, "--data", data, "--runs", stage2, *asked, "--out", out)
     record_steps(out, steps)
     page = step("report", "report", out, cf, stage1, stage2, "--data", data)
     show(out, steps, page)

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from allmrec_jax.commands.mesh import llm_of_runs, mesh_options
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.evaluation.results import table, users_frame, write_results
@@ -38,6 +39,7 @@ SCENARIO = "overall"
     short_help="all test users on one candidate file (Table 1)",
     epilog="Example: allmrec eval overall --data data/Movies --runs checkpoints/Movies/stage2/0a1b2c3d4e5f --out runs",
 )
+@mesh_options(lambda given: given["llm"] or llm_of_runs(given["runs"]))
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="A data set made by `allmrec prepare`.")
 @click.option(
     "--runs",

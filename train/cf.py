@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import model_options, resolve
 from allmrec_jax.training.cf import PRESETS, train_cf
@@ -13,6 +14,7 @@ from allmrec_jax.training.cf import PRESETS, train_cf
     name="cf",
     epilog="Example: allmrec train cf --data data/Movies --model gru4rec --preset paper --seed 1",
 )
+@mesh_options()
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="A data set made by `allmrec prepare`.")
 @model_options(PRESETS, "sasrec")
 @click.option("--seed", type=int, default=0, show_default=True)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import resolve, settings_options
 from allmrec_jax.training.run import find_upstream
@@ -14,6 +15,7 @@ from allmrec_jax.training.stage2 import LLMS, MLP_PRESETS, train_stage2
     name="mlp-llm",
     epilog="Example: allmrec train mlp-llm --data data/Movies --style movies --llm facebook/opt-1.3b --seed 1",
 )
+@mesh_options(lambda given: given["llm"] or LLMS[given["preset"]])
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="A data set made by `allmrec prepare`.")
 @click.option("--cf", type=click.Path(path_type=Path), help="The CF run or arrays; by default the only run there is.")
 @click.option(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import resolve, settings_options
 from allmrec_jax.training.stage2 import LLMS
@@ -14,6 +15,7 @@ from allmrec_jax.training.tallrec import PRESETS, train_tallrec
     name="tallrec",
     epilog="Example: allmrec train tallrec --data data/Movies --protocol titles --style movies --llm facebook/opt-1.3b",
 )
+@mesh_options(lambda given: given["llm"] or LLMS[given["preset"]])
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="A data set made by `allmrec prepare`.")
 @click.option(
     "--llm",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.commands.mesh import llm_of_runs, mesh_options
 from allmrec_jax.errors import UserError
 
 EPILOG = """\b
@@ -15,6 +16,7 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
+@mesh_options(lambda given: given["llm"] or llm_of_runs([given["run"]]))
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="The data set trained on.")
 @click.option("--run", type=click.Path(path_type=Path), required=True, help="A finished `train stage2` run.")
 @click.option("--cf", type=click.Path(path_type=Path), help="The CF run or arrays, if not found beside the run.")

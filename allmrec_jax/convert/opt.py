@@ -22,6 +22,7 @@ from allmrec_jax import assets, sharding
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
 from allmrec_jax.models.opt import POSITION_OFFSET, OPTConfig
+from allmrec_jax.plan import check_room
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -77,11 +78,13 @@ def load_opt(name_or_path: str | Path, dtype: jnp.dtype = jnp.float32) -> tuple[
 
     Raises:
         UserError: a file is missing or damaged, the configuration is not one of OPT's, a key is unknown, missing,
-            set twice or of another shape than the configuration says, or the mesh does not divide the heads.
+            set twice or of another shape than the configuration says, or the mesh in use does not divide the heads or
+            has no room for the weights.
     """
-    directory = resolve_llm(name_or_path, _download_weights)
-    config = _read_config(directory / "config.json")
+    config = load_config(name_or_path)
     sharding.check_heads(sharding.current_shape(), config, str(name_or_path))
+    check_room(config, str(name_or_path), jnp.dtype(dtype).itemsize)
+    directory = resolve_llm(name_or_path, _download_weights)
     weights = _open_weights(directory)
     _check_keys(directory, config, weights)
 
@@ -95,6 +98,15 @@ def load_opt(name_or_path: str | Path, dtype: jnp.dtype = jnp.float32) -> tuple[
         where = sharding.sharding_of(spec, _shape(leaf, config))
         params[leaf.path] = _load_leaf(leaf, config, weights, dtype, where)
     return config, _tree(params)
+
+
+def load_config(name_or_path: str | Path) -> OPTConfig:
+    """The configuration of an OPT checkpoint, as :func:`load_opt` reads it, without its weights.
+
+    Raises:
+        UserError: there is none, or it is not one of OPT's.
+    """
+    return _read_config(resolve_llm(name_or_path, _download_config) / "config.json")
 
 
 def save_opt(
@@ -173,17 +185,22 @@ def resolve_llm(name_or_path: str | Path, download: Callable[[str], Path]) -> Pa
     return download(name)
 
 
-def _download_weights(name: str) -> Path:
+def _download_config(name: str) -> Path:
     config = _download(name, "config.json")
     if config is None:
         raise UserError(f"{name}: no config.json on the hub")
+    return config.parent
+
+
+def _download_weights(name: str) -> Path:
+    directory = _download_config(name)
     for file in _WEIGHT_FILES:
         if (found := _download(name, file)) is None:
             continue
         if file.endswith(".index.json"):
             for shard in sorted(set(_read_json(found)["weight_map"].values())):
                 _download(name, shard)
-        return config.parent
+        return directory
     raise UserError(f"{name}: no weights on the hub (looked for {', '.join(_WEIGHT_FILES)})")
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from allmrec_jax import sharding
 from allmrec_jax.errors import UserError
 from allmrec_jax.inference.decode import prefill
 from allmrec_jax.inference.llm import Response
@@ -204,7 +205,7 @@ class YesNoRecommender:
                 beginnings.append(_beginning(limit, wording, history, max(map(len, rest)))[0])
                 asked.append(rest)
             ids, lengths = _right_padded(beginnings, limit)
-            found = log_odds(self.llm, self.llm_params, ids, lengths, pack(asked, limit.pad), first)
+            found = sharding.on_mesh(log_odds)(self.llm, self.llm_params, ids, lengths, pack(asked, limit.pad), first)
             yield rows, Response(np.asarray(found)[: rows.stop - rows.start], None)
 
     def rank(

@@ -16,8 +16,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from allmrec_jax import sharding
 from allmrec_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -266,17 +268,20 @@ def encode_table(
     """Vectors of all texts of ``table``, without dropout, the long ones batched with the long."""
     order = np.argsort(table.lengths, kind="stable")
     vectors = np.empty((len(order), model.config.hidden_size), np.float32)
-    batch_size = min(batch_size, len(order))
+    params = sharding.place(params)
+    batch_size = len(sharding.padded_rows(min(batch_size, len(order)), sharding.AXES))
+    encode = sharding.on_mesh(_encode)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         padded = np.resize(rows, batch_size)
-        vectors[rows] = _encode(model, params, *table.take(padded, table.bucket(rows)))[: len(rows)]
+        tokens = sharding.place_batch(table.take(padded, table.bucket(rows)), sharding.AXES)
+        vectors[rows] = encode(model, params, *tokens)[: len(rows)]
     return vectors
 
 
 @partial(jax.jit, static_argnums=0)
 def _encode(model: TextEncoder, params: Mapping[str, Any], ids: jax.Array, lengths: jax.Array) -> jax.Array:
-    return model.apply({"params": params}, ids, lengths)
+    return sharding.constrain(model.apply({"params": params}, ids, lengths), P())
 
 
 def encode_texts(encoder: SentenceEncoder, texts: Sequence[str], max_length: int | None = None) -> np.ndarray:

@@ -20,8 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from allmrec_jax import sharding
 from allmrec_jax.data.dataset import CUTS, Dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path, save_arrays, write_text
@@ -365,6 +367,7 @@ def train_epoch(
         sums, counts = [], []
         for index, (bucket, chosen) in enumerate(zip(data.buckets, batch, strict=True)):
             # Rows past the end are empty users: all padding, no loss.
+            chosen = sharding.split_rows(chosen, fill=len(bucket.tokens))
             part = Bucket(*(a.at[chosen].get(mode="fill", fill_value=0) for a in bucket))
             part_key = jax.random.fold_in(key, index)
             loss, count = bucket_loss(model, settings.loss, params, part, data.taken, part_key)
@@ -380,7 +383,7 @@ def train_epoch(
         return CFState(optax.apply_updates(state.params, updates), opt_state), loss
 
     state, losses = jax.lax.scan(step, state, (rows, jnp.arange(steps)))
-    return state, {"loss": jnp.mean(losses)}
+    return sharding.constrain((state, {"loss": jnp.mean(losses)}), P())
 
 
 class ValidationBatch(NamedTuple):
@@ -465,7 +468,7 @@ def make_validation(
     model: Any, dataset: Dataset, settings: CFSettings, seed: int
 ) -> Callable[[CFState], dict[str, float]]:
     """A function from a state to Hit@1, Hit@10 and NDCG@10 among the validation item and its negatives."""
-    batches = load_validation(dataset, settings, seed)
+    batches = [sharding.place(batch) for batch in load_validation(dataset, settings, seed)]
     users = sum(float(batch.weight.sum()) for batch in batches)
 
     def evaluate(state: CFState) -> dict[str, float]:
@@ -533,18 +536,18 @@ def fit_cf(
     data = load_train_data(dataset, settings)
     validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0
     evaluate = make_validation(model, dataset, settings, seed) if validates else None
-    state = CFState(params, make_optimizer(settings).init(params))
+    state, data = sharding.place((CFState(params, make_optimizer(settings).init(params)), data))
     steps = steps_per_epoch(data, settings, dataset.num_users)
 
     def epoch(state: CFState, key: jax.Array) -> tuple[CFState, dict[str, Float[Array, ""]]]:
-        return train_epoch(model, settings, steps, state, data, key)
+        return sharding.on_mesh(train_epoch)(model, settings, steps, state, data, key)
 
     with MetricsLogger(run.path, settings.epochs, unit="epoch", quiet=quiet) as log:
         last, best = train_loop(
             run,
             state,
             epoch,
-            partial(jax_key, seed, "cf"),
+            sharding.on_mesh(partial(jax_key, seed, "cf")),
             LoopSettings(
                 settings.epochs,
                 log_every=1,
@@ -557,7 +560,7 @@ def fit_cf(
             resume=resume,
             log=log,
         )
-    chosen = (best if settings.choose == "best" else last).params
+    chosen = jax.device_get((best if settings.choose == "best" else last).params)
     cf = architecture.cf(model.config, chosen, run.identity)
     export_cf(run, settings.model, model.config, chosen, cf, dataset, settings.max_length)
     run.finish({"model": settings.model, "epoch": run.best_step() or run.latest_step()})

@@ -10,7 +10,7 @@ from typing import IO, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from allmrec_jax.fileio import write_text, writing
+from allmrec_jax.fileio import write_text, writes, writing
 
 
 class MetricsLogger:
@@ -24,7 +24,7 @@ class MetricsLogger:
     """
 
     def __init__(self, run_dir: Path, total: int, unit: str = "step", quiet: bool = False):
-        self.run_dir, self.total, self.unit, self.quiet = Path(run_dir), total, unit, quiet
+        self.run_dir, self.total, self.unit, self.quiet = Path(run_dir), total, unit, quiet or not writes()
         self._file: IO[str] | None = None
         self._board: Any = None
         self._progress: Progress | None = None
@@ -49,7 +49,12 @@ class MetricsLogger:
             self._board.close()
 
     def start(self, step: int) -> None:
-        """Opens the outputs to go on after ``step``; what an interrupted session logged beyond it is dropped."""
+        """Opens the outputs to go on after ``step``; what an interrupted session logged beyond it is dropped.
+
+        Of several processes the first one logs.
+        """
+        if not writes():
+            return
         kept = [line for line in read_lines(self.path) if line["step"] <= step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self.path.open("a", encoding="utf-8")
@@ -84,6 +89,8 @@ class MetricsLogger:
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs ``metrics`` as those of ``step``, which must be later than every step logged before."""
+        if not writes():
+            return
         if self._file is None:
             raise RuntimeError("MetricsLogger.start was not called")
         with writing(self.path):

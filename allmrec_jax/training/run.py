@@ -8,7 +8,8 @@
         export/          what later stages read
         DONE             the summary; its presence makes the run usable
 
-A SIGKILL at any moment leaves either the old or the new form of each of these, never half of one.
+A SIGKILL at any moment leaves either the old or the new form of each of these, never half of one. Several processes
+that train together share the directory: all write a checkpoint's arrays, the first one everything else.
 """
 
 import contextlib
@@ -27,8 +28,9 @@ from typing import Any
 
 import jax
 
+from allmrec_jax import sharding
 from allmrec_jax.errors import UserError
-from allmrec_jax.fileio import atomic_path, load_arrays, save_arrays, write_text
+from allmrec_jax.fileio import atomic_path, load_arrays, save_arrays, write_text, writes
 from allmrec_jax.settings import identity as compute_identity
 
 __all__ = ["Run", "find_upstream", "load_arrays", "load_run", "require_upstream", "save_arrays"]
@@ -78,31 +80,39 @@ class Run:
         """
         identity = compute_identity(kind, settings, seed, data_hash, upstream)
         run = cls(Path(root) / data_name / kind / identity[:12], kind, identity, seed)
+        sharding.wait_for_all()  # before the first process changes what the others are looking at
         if run.done:
             return run
-        for half_written in run.path.rglob(".*.tmp"):
+        if writes():
+            run._begin(settings, data_name, data_hash, upstream, resume)
+        sharding.wait_for_all()
+        return run
+
+    def _begin(self, settings: Any, data_name: str, data_hash: str, upstream: Mapping[str, str], resume: bool) -> None:
+        """Clears what an earlier attempt left, unless it is to be continued, and writes ``run.json``."""
+        for half_written in self.path.rglob(".*.tmp"):
             # Left by a kill in the middle of a write.
             shutil.rmtree(half_written)
-        if resume and (run.path / "run.json").is_file():
-            return run
-        for stale in (*run.path.glob("steps"), *run.path.glob("export"), *run.path.glob("tensorboard")):
+        if resume and (self.path / "run.json").is_file():
+            return
+        for stale in (*self.path.glob("steps"), *self.path.glob("export"), *self.path.glob("tensorboard")):
             shutil.rmtree(stale)
         for name in ("best", "metrics.jsonl"):
-            (run.path / name).unlink(missing_ok=True)
+            (self.path / name).unlink(missing_ok=True)
         about = {
-            "kind": kind,
-            "identity": identity,
+            "kind": self.kind,
+            "identity": self.identity,
             "settings": dataclasses.asdict(settings),
-            "seed": seed,
+            "seed": self.seed,
             "data": {"name": data_name, "hash": data_hash},
             "upstream": dict(upstream),
             "versions": versions(),
+            "mesh": None if sharding.current() is None else str(sharding.current_shape()),
             "platform": f"{platform.platform()}, {jax.default_backend()} x {jax.device_count()}",
             "commit": _commit(),
             "command": sys.argv,
         }
-        write_text(run.path / "run.json", json.dumps(about, indent=2) + "\n")
-        return run
+        write_text(self.path / "run.json", json.dumps(about, indent=2) + "\n")
 
     @property
     def done(self) -> bool:
@@ -122,11 +132,13 @@ class Run:
         """
         from orbax.checkpoint import v1 as ocp
 
-        with atomic_path(self.path / "steps" / str(step)) as directory:
-            directory.mkdir()
-            (directory / "loop.json").write_text(json.dumps(dict(progress or {})))
+        with _shared_directory(self.path / "steps" / str(step)) as directory:
+            if writes():
+                (directory / "loop.json").write_text(json.dumps(dict(progress or {})))
             with _silent_orbax():
                 ocp.save((directory / "state").absolute(), state)
+        if not writes():
+            return
         keep = {*self.steps()[-2:], step, self.best_step()}
         for old in self.steps():
             if old not in keep:
@@ -161,7 +173,7 @@ class Run:
         directory = self.path / "steps" / str(step)
         if step is None or not directory.is_dir():
             raise UserError(f"{self.path}: no checkpoint{'' if step is None else f' of step {step}'} to restore")
-        first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first), abstract
         )
@@ -192,6 +204,7 @@ class Run:
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Declares the run usable. ``summary`` (JSON) goes into ``DONE``."""
         write_text(self.path / "DONE", json.dumps(dict(summary), indent=2) + "\n")
+        sharding.wait_for_all()
 
 
 def load_run(path: Path | str) -> dict[str, Any]:
@@ -293,6 +306,27 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None
+
+
+@contextlib.contextmanager
+def _shared_directory(path: Path) -> Iterator[Path]:
+    """:func:`allmrec_jax.fileio.atomic_path` of a directory that every process writes into."""
+    if jax.process_count() == 1:
+        with atomic_path(path) as directory:
+            directory.mkdir()
+            yield directory
+        return
+    directory = path.with_name(f".{path.name}.all.tmp")
+    if writes():
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+    sharding.wait_for_all()
+    yield directory
+    sharding.wait_for_all()
+    if writes():
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(directory, path)
+    sharding.wait_for_all()
 
 
 @contextlib.contextmanager

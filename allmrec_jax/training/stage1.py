@@ -18,8 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from allmrec_jax import sharding
 from allmrec_jax.convert.sentence_transformers import fingerprint, load_sentence_encoder, save_sentence_encoder
 from allmrec_jax.data.dataset import Dataset, item_texts
 from allmrec_jax.errors import UserError
@@ -199,7 +201,8 @@ def make_step(
         empty = ({name: jnp.zeros(()) for name in names}, jax.tree.map(jnp.zeros_like, state.params))
         (metrics, gradient), _ = jax.lax.scan(add_part, empty, (batch, keys))
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        return Stage1State(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
+        state = Stage1State(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+        return sharding.constrain((state, metrics), P())
 
     return step
 
@@ -214,7 +217,8 @@ class Catalogue(NamedTuple):
     def part(
         self, users: np.ndarray, positives: np.ndarray, negatives: np.ndarray, weights: np.ndarray, length: int
     ) -> Part:
-        """The arrays of some samples; M grows in steps of half the number of samples, for few compiled shapes.
+        """The arrays of some samples; M grows in steps of half the number of samples, for few compiled shapes, and
+        the mesh in use divides it.
 
         Args:
             positives: item of each sample.
@@ -222,7 +226,7 @@ class Catalogue(NamedTuple):
             length: of the tokens, enough for all of these items.
         """
         distinct, rows = np.unique(np.concatenate([positives, negatives]), return_inverse=True)
-        grain = max(len(positives) // 2, 1)
+        grain = len(sharding.padded_rows(max(len(positives) // 2, 1), sharding.AXES))
         distinct = np.pad(distinct, (0, -len(distinct) % grain))
         ids, lengths = self.tokens.take(distinct, length) if self.texts is None else (None, None)
         return Part(
@@ -281,7 +285,11 @@ class Sampler:
         negatives = self.known.draw_others(numpy_rng(self.seed, "stage1/negatives", index), users)
 
         length = self.catalogue.tokens.bucket(np.concatenate([positives, negatives]))
-        rows = np.split(np.arange(size), settings.accumulation)
+        # From `size` on these are repeats, which fill up what the mesh in use divides.
+        numbers = sharding.padded_rows(size, sharding.AXES, settings.accumulation)
+        weights = weights[numbers % size] & (numbers < size)
+        vectors, positives, negatives = (array[numbers % size] for array in (vectors, positives, negatives))
+        rows = np.split(np.arange(len(numbers)), settings.accumulation)
         batch = _stack([self.catalogue.part(vectors[r], positives[r], negatives[r], weights[r], length) for r in rows])
         self.shapes.add((*batch.items.shape, length))
         return batch
@@ -352,19 +360,19 @@ def make_validation(
     histories, positives = dataset.history(users, "valid", CF_HISTORY)
     negatives = KnownItems(dataset, dataset.lengths - 1).draw_others(numpy_rng(seed, "stage1/validation"), users)
     parts = []
-    size = settings.batch_size
+    size = len(sharding.padded_rows(settings.batch_size, sharding.AXES))
     for start in range(0, len(users), size):
         rows = np.arange(start, min(start + size, len(users)))
         weights, rows = np.arange(size) < len(rows), np.resize(rows, size)
         vectors = np.asarray(cf.at("valid").user_vectors(users[rows], histories[rows]))
         length = catalogue.tokens.bucket(np.concatenate([positives[rows], negatives[rows]]))
         parts.append(catalogue.part(vectors, positives[rows], negatives[rows], weights, length))
-    losses = jax.jit(lambda params, part: model.losses(params, part, None))
+    losses = sharding.on_mesh(jax.jit(lambda params, part: sharding.constrain(model.losses(params, part, None), P())))
 
     def evaluate(state: Stage1State) -> dict[str, float]:
         totals: dict[str, float] = {}
         for part in parts:
-            loss, named = jax.device_get(losses(state.params, part))
+            loss, named = jax.device_get(losses(state.params, sharding.place_batch(part, sharding.AXES)))
             for name, value in {**named, "loss": loss}.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * float(part.weights.sum()) / len(users)
         return totals
@@ -419,14 +427,14 @@ def train_stage1(
     if not settings.freeze_encoder:
         params["encoder"] = jax.tree.map(jnp.asarray, encoder.params)
     optimizer = make_optimizer(settings, total_steps)
-    state = Stage1State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    state = sharding.place(Stage1State(params, optimizer.init(params), jnp.zeros((), jnp.int32)))
     validates = len(dataset.users_with("valid")) > 0 and settings.validation_users > 0
     with MetricsLogger(run.path, total_steps, quiet=quiet) as log:
         last, best = train_loop(
             run,
             state,
-            make_step(model, optimizer, seed),
-            sampler,
+            sharding.on_mesh(make_step(model, optimizer, seed)),
+            lambda index: sharding.place_batch(sampler(index), sharding.AXES, dimension=1),
             LoopSettings(
                 total_steps,
                 evaluate_every=sampler.steps_per_epoch if validates else 0,

@@ -22,8 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
+from allmrec_jax import sharding
 from allmrec_jax.convert.opt import llm_hash
 from allmrec_jax.convert.peft import LoRA, load_adapter, save_adapter
 from allmrec_jax.data.candidates import make_candidates
@@ -44,11 +46,13 @@ from allmrec_jax.training.metrics import MetricsLogger
 from allmrec_jax.training.run import Run, load_run
 from allmrec_jax.training.stage2 import (
     SAVE_EVERY,
+    Batch,
     Sampler,
     Stage2Settings,
     load_llm,
     loss_behind,
     make_optimizer,
+    pad_batch,
     prompt_tables,
 )
 
@@ -159,12 +163,13 @@ def make_step(llm: OPT, optimizer: optax.GradientTransformation, scale: float, s
             adapted = variables(frozen, adapter, scale)
             embeds = llm.apply(adapted, prompts.ids, method="embed")
             total, metrics = loss_behind(llm, adapted, embeds, prompts, rngs)
-            return total / tokens, metrics["exact"] / len(prompts.ids)
+            return total / tokens, metrics["exact"] / jnp.sum(prompts.target_mask.any(axis=1), dtype=jnp.float32)
 
         (value, exact), gradient = jax.value_and_grad(loss, has_aux=True)(state.adapter)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.adapter)
         metrics = {"loss": value, "exact": exact, "gradient_norm": optax.tree.norm(gradient)}
-        return TallrecState(optax.apply_updates(state.adapter, updates), opt_state, state.step + 1), metrics
+        state = TallrecState(optax.apply_updates(state.adapter, updates), opt_state, state.step + 1)
+        return sharding.constrain((state, metrics), P())
 
     return step
 
@@ -180,7 +185,7 @@ def make_batch(sampler: Sampler, settings: TallrecSettings, index: int) -> Promp
     prompts = yes_no_prompts(sampler.tables, STYLES[settings.style], histories, items.ravel(), truths.ravel())
     sampler.shapes.add((prompts.ids.shape[1], prompts.targets.shape[1]))
     sampler.dropped += int(prompts.dropped.sum())
-    return prompts
+    return pad_batch(Batch(prompts, None)).prompts
 
 
 def make_recommender(
@@ -243,8 +248,8 @@ def train_tallrec(
     total_steps = settings.steps or settings.epochs * epoch_steps
     optimizer = make_optimizer(settings.sampling, total_steps)
     adapter = init_adapter(llm.config, settings.rank, jax_key(seed, "tallrec/init"))
-    state = TallrecState(adapter, optimizer.init(adapter), jnp.zeros((), jnp.int32))
-    step = make_step(llm, optimizer, settings.alpha / settings.rank, seed)
+    state = sharding.place(TallrecState(adapter, optimizer.init(adapter), jnp.zeros((), jnp.int32)))
+    step = sharding.on_mesh(make_step(llm, optimizer, settings.alpha / settings.rank, seed))
     evaluate = None
     if settings.choose == "best":
         evaluate = make_validation(dataset, plain, llm_params, tables, settings, seed)
@@ -253,7 +258,7 @@ def train_tallrec(
             run,
             state,
             lambda state, prompts: step(state, llm_params, prompts),
-            functools.partial(make_batch, sampler, settings),
+            lambda index: sharding.place_batch(make_batch(sampler, settings, index)),
             LoopSettings(
                 total_steps=total_steps,
                 evaluate_every=epoch_steps if evaluate else 0,

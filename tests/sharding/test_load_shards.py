@@ -1,5 +1,6 @@
 """Weights go from the disk to their shards: no process reads what it does not hold, none holds a file in memory."""
 
+import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     index = {key: f"model-{1 + layer[key] // 2:05}-of-00003.safetensors" for key in weights}
     for name in set(index.values()):
         save_file({key: weights[key] for key in weights if index[key] == name}, path / name)
-    write_text(path / "model.safetensors.index.json", f'{{"weight_map": {str(index).replace(chr(39), chr(34))}}}')
+    write_text(path / "model.safetensors.index.json", json.dumps({"weight_map": index}))
     return path, params
 
 
@@ -92,13 +93,23 @@ def test_host_memory(checkpoint: tuple[Path, Any]) -> None:
     assert peak < shard_file / 4
 
 
-def test_heads_are_checked_before_any_weight(tmp_path: Path) -> None:
-    write_text(
-        tmp_path / "config.json",
-        str(tiny_llm.config(num_attention_heads=2).to_dict()).replace("'", '"').replace("True", "true"),
-    )
-    with (
-        use_mesh(MeshShape(tensor=4)),
-        pytest.raises(UserError, match=r"the 2 attention heads of .*: --mesh data=2,tensor=2"),
-    ):
-        load_opt(tmp_path)
+@pytest.fixture
+def config_alone(tmp_path: Path) -> Path:
+    """A directory without weights."""
+    write_text(tmp_path / "config.json", json.dumps(tiny_llm.config(num_attention_heads=2).to_dict()))
+    return tmp_path
+
+
+def test_heads_are_checked_before_any_weight(config_alone: Path) -> None:
+    message = r"the 2 attention heads of .*: --mesh data=2,tensor=2"
+    with use_mesh(MeshShape(tensor=4)), pytest.raises(UserError, match=message):
+        load_opt(config_alone)
+
+
+def test_room_is_checked_before_any_weight(config_alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("allmrec_jax.plan.device_memory", lambda: 70_000)
+    with pytest.raises(UserError, match=r"GiB of weights on each device of mesh data=1, which has .*no mesh is wide"):
+        load_opt(config_alone)
+    monkeypatch.setattr("allmrec_jax.plan.make_room", lambda weights: weights)
+    with pytest.raises(UserError, match=r"nearest: --mesh tensor=2$"):
+        load_opt(config_alone)

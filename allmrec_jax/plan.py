@@ -1,0 +1,465 @@
+"""What a training or inference step with a frozen OPT takes on each device of a mesh, before anything is run.
+
+Weights, KV cache and optimizer are exact: they come from shapes and from the rules that :mod:`allmrec_jax.sharding`
+places arrays by. FLOPs and exchanged bytes are formulas of the program that is compiled. Activations and temporaries
+are a model of what XLA keeps, fitted to compiled programs (docs/sharding.md), and are labelled as estimates.
+
+Symbols: L layers, D hidden size, F feed-forward units, H heads, E word width, V vocabulary, B rows of a device's batch,
+S prompt tokens, A answer tokens, t devices along ``tensor``.
+"""
+
+import dataclasses
+import math
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from allmrec_jax import sharding
+from allmrec_jax.errors import UserError
+from allmrec_jax.models import opt, projectors
+from allmrec_jax.models.opt import PUBLISHED, OPTConfig
+from allmrec_jax.sharding import OPT_RULES, MeshShape, fitted
+
+GIB = 2**30
+
+USABLE = 0.92
+"""Share of a device's memory that arrays can take; the rest is the runtime's, and lost between them."""
+
+USER_DIM, LATENT_DIM = 50, 128
+"""Widths of the projectors' inputs: SASRec's and stage 1's defaults."""
+
+ITEMS = 30
+"""Items of a prompt: ten of history and twenty candidates."""
+
+
+class Device(NamedTuple):
+    """Published figures of an accelerator.
+
+    Attributes:
+        memory: in GiB.
+        tflops: dense bf16 matrix products.
+        bandwidth: of its memory, GB/s.
+        link: to its neighbours, GB/s in one direction, all links together; PCIe 4.0 where there is no other.
+        fused: whether attention runs fused (cuDNN), so that no S × S matrix is stored.
+    """
+
+    memory: float
+    tflops: float
+    bandwidth: float
+    link: float
+    fused: bool = True
+
+
+DEVICES = {
+    "a6000": Device(48, 154.8, 768, 32),
+    "rtx4090": Device(24, 165.2, 1008, 32),
+    "l4": Device(24, 121, 300, 32),
+    "a100-40": Device(40, 312, 1555, 300),
+    "a100-80": Device(80, 312, 2039, 300),
+    "h100": Device(80, 989, 3350, 450),
+    "h200": Device(141, 989, 4800, 450),
+    "tpu-v4": Device(32, 275, 1228, 300, fused=False),
+    "tpu-v5e": Device(16, 197, 819, 200, fused=False),
+    "tpu-v5p": Device(95, 459, 2765, 600, fused=False),
+}
+"""By the name of ``allmrec plan --device``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What is to be run.
+
+    Attributes:
+        llm: its configuration.
+        mesh: the devices.
+        batch: prompts in all; rounded up to what the mesh divides.
+        length: tokens of a prompt with its answer.
+        train: a stage-2 step; else ranking of ``candidates`` and generation of ``new_tokens``.
+        dtype: of weights and computation.
+        remat: layers are recomputed in the backward pass.
+        answer: tokens of an answer.
+        candidates: titles ranked.
+        new_tokens: generated at most.
+        fused: attention stores no S × S matrix.
+    """
+
+    llm: OPTConfig
+    mesh: MeshShape
+    batch: int = 4
+    length: int = 1024
+    train: bool = True
+    dtype: str = "bfloat16"
+    remat: bool = False
+    answer: int = 32
+    candidates: int = 20
+    new_tokens: int = 64
+    fused: bool = True
+
+    @property
+    def rows(self) -> int:
+        """B, of one device."""
+        return math.ceil(self.batch / self.mesh.batch_shards)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a weight."""
+        return jnp.dtype(self.dtype).itemsize
+
+    @property
+    def columns(self) -> int:
+        """Tokens read to rank the candidates of a prompt."""
+        return self.candidates * (self.answer // 2)
+
+
+class Exchange(NamedTuple):
+    """A kind of collective of one step: how many, and the bytes that each device sends for all of them."""
+
+    what: str
+    axis: str
+    number: int
+    bytes: int
+
+
+# Memory.
+
+
+def weight_bytes(config: OPTConfig, mesh: MeshShape, itemsize: int) -> int:
+    """Bytes of the language model's weights on each device, exact."""
+    shapes = _opt_shapes(config)
+    specs = sharding.specs(OPT_RULES, shapes)
+    parts = jax.tree.map(
+        lambda leaf, spec: math.prod(_local(leaf.shape, spec, mesh)) * itemsize,
+        shapes,
+        specs,
+    )
+    return sum(jax.tree.leaves(parts))
+
+
+@cache
+def _opt_shapes(config: OPTConfig) -> Any:
+    return jax.eval_shape(lambda: opt.init_params(config, jax.random.key(0)))
+
+
+def _local(shape: tuple[int, ...], spec: Any, mesh: MeshShape) -> tuple[int, ...]:
+    axes = (*fitted(spec, shape, mesh), *(None,) * len(shape))
+    return tuple(n if axis is None else n // getattr(mesh, axis) for n, axis in zip(shape, axes, strict=False))
+
+
+@cache
+def projector_count(width: int) -> int:
+    """Trained parameters of stage 2."""
+    shapes = jax.eval_shape(lambda: projectors.init_params(width, USER_DIM, LATENT_DIM, jax.random.key(0)))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+
+
+def kv_bytes(work: Work, columns: int) -> int:
+    """Bytes of keys and values of so many columns on each device, exact."""
+    cfg = work.llm
+    return 2 * cfg.num_hidden_layers * work.rows * columns * (cfg.hidden_size // work.mesh.tensor) * work.itemsize
+
+
+def memory(work: Work) -> dict[str, int]:
+    """Bytes on each device by kind: weights, optimizer and KV cache exact, activations and temporaries estimates."""
+    cfg = work.llm
+    trained = projector_count(cfg.word_embed_proj_dim)
+    columns = work.length + max(work.columns, work.new_tokens)
+    return {
+        "weights": weight_bytes(cfg, work.mesh, work.itemsize),
+        # Parameters and Adam's two moments, float32.
+        "optimizer": 12 * trained if work.train else 4 * trained,
+        # The prompts' columns, and the wider copy that is written on in ranking or generating.
+        "kv_cache": 0 if work.train else kv_bytes(work, work.length) + kv_bytes(work, columns),
+        "activations": _activations(work) if work.train else 0,
+        "temporaries": _temporaries(work),
+    }
+
+
+def _activations(work: Work) -> int:
+    """Kept from the forward to the backward pass.
+
+    A frozen layer needs no inputs of its matrices, so it keeps ten widths a token: three of the stream and its norms,
+    queries, keys, values and the four of the feed-forward part, which ``tensor`` splits; and its attention weights
+    where they are stored.
+    """
+    cfg, split = work.llm, work.mesh.tensor
+    ratio = cfg.ffn_dim / cfg.hidden_size
+    if work.remat:
+        per_token = float(cfg.hidden_size)
+    else:
+        per_token = (3 + (3 + ratio) / split) * cfg.hidden_size + 2 * _scores(work)
+    return int(work.rows * work.length * cfg.num_hidden_layers * per_token * work.itemsize)
+
+
+def _scores(work: Work) -> float:
+    """Attention weights of a token in one layer; fused attention keeps a sum and its output instead."""
+    cfg, split = work.llm, work.mesh.tensor
+    if work.fused:
+        return cfg.hidden_size / split / 2
+    return cfg.num_attention_heads / split * work.length
+
+
+def _temporaries(work: Work) -> int:
+    """What one layer, the head and the optimizer need while they run."""
+    cfg = work.llm
+    tokens = work.rows * work.length
+    vocabulary = cfg.vocab_size / work.mesh.tensor
+    if work.train:
+        layer = tokens * (14 * cfg.hidden_size + (4 if work.remat else 2.5) * _scores(work))
+        gradients = 12 * projector_count(cfg.word_embed_proj_dim)
+        head = 3 * 4 * work.rows * work.answer * vocabulary
+        return int(max(layer * work.itemsize, head)) + gradients + _gathered(work)
+    width = work.length + work.columns
+    reading = tokens * (14 * cfg.hidden_size + 2 * _scores(work))
+    ranking = 2 * work.rows * cfg.num_attention_heads / work.mesh.tensor * work.columns * width
+    head = 4 * vocabulary * max(work.columns, 3 * work.rows)
+    return int(max(reading, ranking) * work.itemsize + head) + _gathered(work)
+
+
+def _gathered(work: Work) -> int:
+    """Weights put together over ``fsdp`` for use: of a layer and the next, and the tables."""
+    if work.mesh.fsdp == 1:
+        return 0
+    cfg = work.llm
+    layer = _kernels(cfg) // work.mesh.tensor
+    words = cfg.vocab_size * cfg.word_embed_proj_dim // work.mesh.tensor
+    return (2 * layer + words + cfg.max_position_embeddings * cfg.hidden_size) * work.itemsize
+
+
+def _kernels(cfg: OPTConfig) -> int:
+    """Weights of a layer's six kernels."""
+    return 4 * cfg.hidden_size**2 + 2 * cfg.hidden_size * cfg.ffn_dim
+
+
+# Work and exchange.
+
+
+def flops(work: Work) -> int:
+    """Floating-point operations of a step on all devices, by formula: two for each weight and token forward, two more
+    backward, for the weights' own gradients are not computed; attention; the head at the answers' positions only."""
+    cfg = work.llm
+    rows = work.rows * work.mesh.batch_shards
+    layers, width = cfg.num_hidden_layers * _kernels(cfg), cfg.num_hidden_layers * cfg.hidden_size
+    words = cfg.vocab_size * cfg.word_embed_proj_dim
+
+    def read(tokens: int, columns: int) -> int:
+        return rows * tokens * (2 * layers + 4 * width * columns)
+
+    if work.train:
+        embed = cfg.word_embed_proj_dim
+        projected = rows * (USER_DIM * embed + embed**2 + ITEMS * (LATENT_DIM * embed + embed**2))
+        body = read(work.length, work.length)
+        attention = rows * work.length * 4 * width * work.length  # backward it is four products, not two
+        total = (3 if work.remat else 2) * body + attention + 4 * rows * work.answer * words + 6 * projected
+        return total
+    prompt = read(work.length, work.length)
+    ranked = read(work.columns, work.length + work.columns) + 2 * rows * (work.columns + 1) * words
+    written = work.new_tokens * (read(1, work.length + work.new_tokens) + 2 * rows * words)
+    return prompt + ranked + written
+
+
+def memory_traffic(work: Work) -> int:
+    """Bytes that a device must at least read: its weights once in each pass, and in generation the cache each token."""
+    weights = weight_bytes(work.llm, work.mesh, work.itemsize)
+    if work.mesh.fsdp > 1:
+        weights *= work.mesh.fsdp
+    if work.train:
+        return (3 if work.remat else 2) * weights
+    return (2 + work.new_tokens) * weights + work.new_tokens * kv_bytes(work, work.length)
+
+
+def exchanges(work: Work) -> list[Exchange]:
+    """The collectives of one step, those that a test counts in the compiled program."""
+    cfg, mesh, item = work.llm, work.mesh, work.itemsize
+    passes = 2 if work.train else 1
+    layers = cfg.num_hidden_layers
+    found = []
+    if mesh.tensor > 1:
+        tokens = [work.length] if work.train else [work.length, work.columns, *[1] * work.new_tokens]
+        size = work.rows * cfg.hidden_size * item
+        sent = 2 * (mesh.tensor - 1) / mesh.tensor
+        count = 2 * passes * layers * len(tokens)
+        total = int(2 * passes * layers * sum(tokens) * size * sent)
+        found.append(Exchange("all-reduce of activations, two per layer and pass", "tensor", count, total))
+    if mesh.fsdp > 1:
+        runs = (3 if work.remat else 2) if work.train else 2 + work.new_tokens
+        share = (mesh.fsdp - 1) / mesh.fsdp
+        size = layers * _kernels(cfg) // mesh.tensor * item
+        found.append(
+            Exchange(
+                "all-gather of kernels, six per layer and pass", "fsdp", 6 * layers * runs, int(runs * size * share)
+            )
+        )
+    if work.train and mesh.size > 1 and mesh.batch_shards > 1:
+        shards = mesh.batch_shards
+        size = 4 * projector_count(cfg.word_embed_proj_dim)
+        found.append(Exchange("all-reduce of gradients, once", "data, fsdp", 1, int(2 * (shards - 1) / shards * size)))
+    return found
+
+
+# Does it fit, and how fast can it be at best.
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a step takes.
+
+    Attributes:
+        bytes: on each device by kind.
+        flops: of all devices.
+        exchanges: the collectives.
+        device: its published figures.
+        seconds: no step can take less, by what bounds it: ``compute``, ``memory``, ``exchange``.
+    """
+
+    work: Work
+    device: Device
+    bytes: dict[str, int]
+    flops: int
+    exchanges: list[Exchange]
+    seconds: dict[str, float]
+
+    @property
+    def total(self) -> int:
+        """Bytes on each device."""
+        return sum(self.bytes.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has room for them."""
+        return self.total <= USABLE * self.device.memory * GIB
+
+    @property
+    def floor(self) -> float:
+        """The longest of the bounds: arithmetic, memory and exchange at their published rates, fully overlapped."""
+        return max(self.seconds.values())
+
+
+def make_plan(work: Work, device: Device) -> Plan:
+    """What ``work`` takes on such devices.
+
+    Raises:
+        UserError: the mesh does not divide the heads, or the prompt is longer than the model's positions.
+    """
+    sharding.check_heads(work.mesh, work.llm, "this model")
+    most = work.llm.max_position_embeddings
+    needed = work.length + (0 if work.train else max(work.new_tokens, work.answer))
+    if needed > most:
+        raise UserError(
+            f"{needed} tokens are more than the model's {most} positions; lower --length by {needed - most}"
+        )
+    work = dataclasses.replace(work, fused=device.fused and work.dtype == "bfloat16")
+    total, moved = flops(work), exchanges(work)
+    seconds = {
+        "compute": total / work.mesh.size / (device.tflops * 1e12),
+        "memory": memory_traffic(work) / (device.bandwidth * 1e9),
+        "exchange": sum(exchange.bytes for exchange in moved) / (device.link * 1e9),
+    }
+    return Plan(work, device, memory(work), total, moved, seconds)
+
+
+def nearest_fit(plan: Plan) -> Plan | None:
+    """The nearest thing that fits: first remat, then more devices along fsdp or tensor, then smaller batches."""
+    work = plan.work
+    tried = [dataclasses.replace(work, remat=True)] if work.train and not work.remat else []
+    for times in (2, 4, 8, 16, 32):
+        for axis in ("tensor", "fsdp") if work.mesh.fsdp == 1 else ("fsdp", "tensor"):
+            mesh = work.mesh._replace(**{axis: getattr(work.mesh, axis) * times})
+            if work.llm.num_attention_heads % mesh.tensor == 0:
+                tried.append(dataclasses.replace(work, mesh=mesh))
+        if work.batch >= 2 * times:
+            tried.append(dataclasses.replace(work, batch=work.batch // times))
+    plans = (make_plan(other, plan.device) for other in tried)
+    return next((other for other in plans if other.fits), None)
+
+
+def choose_mesh(llm: str | None) -> MeshShape:
+    """A mesh of all devices there are: ``tensor`` only as far as the language model needs it to fit, the rest ``data``.
+
+    Raises:
+        UserError: it fits on no such mesh.
+    """
+    devices = jax.device_count()
+    if llm is None:
+        return MeshShape(data=devices)
+    config = read_config(llm)
+    limit = device_memory()
+    for tensor in (count for count in range(1, devices + 1) if devices % count == 0):
+        mesh = MeshShape(data=devices // tensor, tensor=tensor)
+        if config.num_attention_heads % tensor == 0 and (
+            limit is None or make_room(weight_bytes(config, mesh, 2)) <= limit
+        ):
+            return mesh
+    raise UserError(
+        f"{llm} has {weight_bytes(config, MeshShape(), 2) / GIB:.1f} GiB of weights; {devices} devices of "
+        f"{(limit or 0) / GIB:.0f} GiB do not hold them: use more devices"
+    )
+
+
+def check_room(config: OPTConfig, name: str, itemsize: int) -> None:
+    """Refuses weights that the devices of the mesh in use have no room for, naming the nearest mesh that has.
+
+    Raises:
+        UserError: they do not fit, where the platform says what a device holds.
+    """
+    limit, mesh = device_memory(), sharding.current_shape()
+    if limit is None or (needed := weight_bytes(config, mesh, itemsize)) <= limit:
+        return
+    heads = config.num_attention_heads
+    wider = [mesh._replace(tensor=count) for count in range(mesh.tensor + 1, heads + 1) if heads % count == 0]
+    near = next((other for other in wider if make_room(weight_bytes(config, other, itemsize)) <= limit), None)
+    raise UserError(
+        f"{name} takes {needed / GIB:.1f} GiB of weights on each device of mesh {mesh}, which has "
+        f"{limit / GIB:.1f} GiB; "
+        + ("no mesh is wide enough: take a smaller model" if near is None else f"nearest: --mesh {near}")
+    )
+
+
+def make_room(weights: int) -> float:
+    """Memory that a device should have for so many bytes of weights: a third again, and 2 GiB, for all else."""
+    return 4 / 3 * weights + 2 * GIB
+
+
+def device_memory() -> int | None:
+    """Bytes that arrays may take on a device; ``None`` where the platform does not say (a CPU)."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit")
+
+
+def read_config(name_or_path: str) -> OPTConfig:
+    """The configuration of a language model: a published one's by its name, without network, or a directory's."""
+    if name_or_path in PUBLISHED:
+        return PUBLISHED[name_or_path]
+    from allmrec_jax.convert.opt import load_config
+
+    return load_config(name_or_path)
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """Everything of a plan, bytes and seconds."""
+    work = dataclasses.asdict(plan.work)
+    work["mesh"] = str(plan.work.mesh)
+    other = None if plan.fits else nearest_fit(plan)
+    return {
+        "work": work,
+        "device": plan.device._asdict(),
+        "bytes_per_device": {**plan.bytes, "total": plan.total},
+        "estimates": ["activations", "temporaries"],
+        "flops": plan.flops,
+        "exchanges": [exchange._asdict() for exchange in plan.exchanges],
+        "seconds_at_least": {**plan.seconds, "step": plan.floor},
+        "fits": plan.fits,
+        "nearest": None if other is None else difference(plan.work, other.work),
+    }
+
+
+def difference(work: Work, other: Work) -> str:
+    """The options that lead from one to the other, e.g. ``--mesh tensor=4``."""
+    named = {
+        "--mesh": (str(work.mesh), str(other.mesh)),
+        "--batch": (work.batch, other.batch),
+        "--remat": (work.remat, other.remat),
+    }
+    changed = [(option, new) for option, (old, new) in named.items() if old != new]
+    return " ".join(option if new is True else f"{option} {new}" for option, new in changed)
