@@ -59,6 +59,7 @@ class Options:
     batch_size: int
     generate: bool
     checkpoints: Path
+    mesh: str | None
     out: Path | None
     dry_run: bool
     jobs: int
@@ -98,6 +99,9 @@ def table_options(command: Callable) -> Callable:
                 "--generate/--no-generate", default=True, help="Let language models also write titles.  [yes]"
             ),
             click.option("--checkpoints", type=folder, default=Path("checkpoints"), show_default=True),
+            click.option(
+                "--mesh", metavar="AXES", help="Devices to use, e.g. data=2,tensor=4: see `train stage2 --help`."
+            ),
             click.option("--out", type=folder, help="Where the results go.  [runs/TABLE/DATA]"),
             click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
             click.option("--jobs", type=count, default=1, show_default=True, help="Trainings at a time."),
@@ -138,12 +142,14 @@ def run_table(
     """
     from allmrec_jax.report.page import write_report
     from allmrec_jax.report.tables import markdown
+    from allmrec_jax.sharding import parse_mesh, use_mesh
 
     dataset = load_dataset(options.data)
     where = scenario(dataset)
     named = {"llm": options.llm, "encoder": options.sentence_encoder, "longformer": options.longformer}
     models = MODELS[options.preset] | {role: name for role, name in named.items() if name}
-    work = Workplace(where.trained, options.checkpoints, models)
+    mesh = parse_mesh(options.mesh) if options.mesh else None
+    work = Workplace(where.trained, options.checkpoints, models, mesh)
     given = parse_changes(options.changes)
     if options.style:
         for kind in STYLED:
@@ -172,16 +178,17 @@ def run_table(
     out = options.out or Path("runs") / name / dataset.name
     with held(out / ".lock"):
         run_missing(work, rows, options.jobs)
-        results = evaluate_rows(
-            work,
-            rows,
-            asking,
-            out,
-            data={"name": dataset.name, "hash": dataset.hash},
-            reference=reference,
-            settings={"table": name, "preset": options.preset, "systems": names, **models},
-            advance=progress,
-        )
+        with use_mesh(mesh):
+            results = evaluate_rows(
+                work,
+                rows,
+                asking,
+                out,
+                data={"name": dataset.name, "hash": dataset.hash},
+                reference=reference,
+                settings={"table": name, "preset": options.preset, "systems": names, **models},
+                advance=progress,
+            )
         page = markdown(results, title, slices=slices, reference=reference, published=published)
         write_text(out / f"{name}.md", page)
         trained = [work.path(node) for node in plan(rows) if node.seed == 0]

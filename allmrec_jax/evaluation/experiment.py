@@ -37,6 +37,7 @@ from allmrec_jax.evaluation.results import users_frame, write_results
 from allmrec_jax.evaluation.systems import SYSTEMS, EvaluationSettings, Questions, Sources
 from allmrec_jax.fileio import atomic_path, write_text
 from allmrec_jax.settings import identity, resolve
+from allmrec_jax.sharding import MeshShape
 from allmrec_jax.training.metrics import read_lines
 from allmrec_jax.training.run import versions
 
@@ -81,6 +82,9 @@ KINDS = {
     "recformer": Kind("allmrec_jax.training.recformer:PRESETS", (), ("longformer",), reads_texts=True),
 }
 """Everything that a table's rows are made of."""
+
+MESHED = ("cf", "stage1", "stage2", "mlp-llm", "tallrec")
+"""The kinds of training that take ``--mesh``."""
 
 _OPTIONS = {"encoder": "--sentence-encoder", "llm": "--llm", "longformer": "--longformer"}
 
@@ -214,11 +218,13 @@ class Workplace:
         dataset: that everything is trained and asked on.
         checkpoints: the directory of training runs.
         models: name or path of the pretrained models, by role.
+        mesh: of devices that trainings use.
     """
 
     dataset: Dataset
     checkpoints: Path
     models: Mapping[str, str]
+    mesh: MeshShape | None = None
 
     @functools.cached_property
     def _hashes(self) -> dict[tuple[str, str], str]:
@@ -263,6 +269,8 @@ class Workplace:
             words += [f"--{role}", str(self.path(other))]
         for role in node.models:
             words += [_OPTIONS[role], self.models[role]]
+        if self.mesh is not None and node.kind in MESHED:
+            words += ["--mesh", str(self.mesh)]
         return [*words, "--seed", str(node.seed), "--out", str(self.checkpoints), "--resume"]
 
     def estimate(self, node: Training) -> float | None:
