@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from allmrec_jax.models.opt import OPT, KVCache, init_cache
@@ -126,7 +127,7 @@ def generate(llm: OPT, params: Any, prefix: Prefix, settings: DecodeSettings) ->
     return jax.lax.while_loop(going, body, start).tokens
 
 
-def decode_texts(tokenizer: Any, tokens: Int[Array, "B M"], eos: int = 2) -> list[str]:
+def decode_texts(tokenizer: Any, tokens: Int[Array | np.ndarray, "B M"], eos: int = 2) -> list[str]:
     """The text of each row up to its end-of-text token."""
     texts = []
     for row in jax.device_get(tokens).tolist():

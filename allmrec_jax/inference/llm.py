@@ -145,7 +145,9 @@ class LLMRecommender:
                 rows,
                 Response(
                     None if found is None else np.asarray(found)[:count],
-                    None if tokens is None else decode_texts(self.tables.tokenizer, tokens[:count], self.tables.eos),
+                    None
+                    if tokens is None
+                    else decode_texts(self.tables.tokenizer, np.asarray(tokens)[:count], self.tables.eos),
                 ),
             )
 
