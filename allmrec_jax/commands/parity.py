@@ -72,6 +72,6 @@ def command(official: Path | None, selftest: bool, chosen: tuple[str, ...], out:
     if out is not None:
         write_text(out / "parity.json", json.dumps(compare.report(rows, altered, STEPS), indent=1) + "\n")
         with atomic_path(out / "parity.png") as sibling:
-            compare.plot(sibling, references[:1], STEPS)
+            compare.plot(sibling, rows)
     if any(row.verdict == "failed" for row in rows) or not all(one.red for one in altered):
         sys.exit(1)

@@ -51,6 +51,7 @@ class Row:
 
     Attributes:
         stood_in: what of the reference was replaced; makes a row that holds *partial*.
+        losses: of a training, step by step: ours and the reference's.
     """
 
     component: str
@@ -60,6 +61,7 @@ class Row:
     sha256: str
     stood_in: str
     tensors: tuple[Tensor, ...]
+    losses: tuple[list[float], list[float]] | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -93,6 +95,7 @@ def compare(reference: Reference, component: str, steps: Steps, device: jax.Devi
         source.sha256,
         source.stood_in,
         tuple(_tensors(ours, theirs)),
+        (ours["curve/loss"].tolist(), theirs["curve/loss"].tolist()) if "curve/loss" in theirs else None,
     )
 
 
@@ -197,29 +200,23 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def plot(path: Path, references: Sequence[Reference], steps: Steps) -> None:
-    """Both sides' losses over each other for every training, and their differences below."""
+def plot(path: Path, rows: Sequence[Row]) -> None:
+    """Both sides' losses over each other for every training among ``rows``, and their differences below."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    curves = [
-        (reference, component)
-        for reference in references
-        for component in reference.components()
-        if "curve/loss" in reference.outputs(component)
-    ]
-    figure, axes = plt.subplots(2, len(curves), figsize=(4 * len(curves), 5), squeeze=False, sharex="col")
-    for column, (reference, component) in enumerate(curves):
-        theirs = reference.outputs(component)
-        a, b = OURS[component](theirs, steps)["curve/loss"], theirs["curve/loss"]
-        axes[0, column].plot(b, color="#bbbbbb", linewidth=4, label=reference.name)
-        axes[0, column].plot(a, color="#0044aa", linewidth=1, label="allmrec-jax")
-        axes[0, column].set(title=component, ylabel="loss")
+    trainings = [row for row in rows if row.losses is not None]
+    figure, axes = plt.subplots(2, max(len(trainings), 1), figsize=(4 * len(trainings) + 1, 5), squeeze=False)
+    for column, row in enumerate(trainings):
+        ours, theirs = np.asarray(row.losses)
+        axes[0, column].plot(theirs, color="#bbbbbb", linewidth=4, label=row.reference)
+        axes[0, column].plot(ours, color="#0044aa", linewidth=1, label="allmrec-jax")
+        axes[0, column].set(title=row.component, ylabel="loss")
         axes[0, column].legend(frameon=False)
-        axes[1, column].semilogy(np.maximum(np.abs(a - b), 1e-9), color="#aa3300")
+        axes[1, column].semilogy(np.maximum(np.abs(ours - theirs), 1e-9), color="#aa3300")
         axes[1, column].set(xlabel="step", ylabel="|difference|")
     figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, format="png")
     plt.close(figure)

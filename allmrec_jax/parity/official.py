@@ -19,7 +19,7 @@ import re
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -263,8 +263,8 @@ class Official(TorchReference):
         return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def import_clone(path: Path) -> dict[str, Any]:
-    """The clone's modules by name.
+def import_clone(path: Path, wanted: Mapping[str, tuple[str, ...]] = _NAMES) -> dict[str, Any]:
+    """The modules of the clone that are ``wanted``, by name, each with what is used of it.
 
     Their names (``models``, ``utils``) are too general to stay importable: afterwards they are forgotten again.
 
@@ -287,7 +287,7 @@ def import_clone(path: Path) -> dict[str, Any]:
         sys.modules.update(stubs)
         with mock.patch.object(sys, "path", [str(path), *sys.path]):
             importlib.invalidate_caches()
-            for name, used in _NAMES.items():
+            for name, used in wanted.items():
                 try:
                     found[name] = importlib.import_module(name)
                 except Exception as error:  # whatever a stranger's module raises

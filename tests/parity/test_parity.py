@@ -86,9 +86,15 @@ def test_distances():
     assert not nan.passed, "a NaN is no agreement"
 
 
+def test_plot_of_a_training(tmp_path):
+    row = compare.Row("SASRec training", "stock", "cpu", "torch", "", "", (), ([2.0, 1.0], [2.0, 1.0]))
+    compare.plot(tmp_path / "parity.png", [row])
+    assert (tmp_path / "parity.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_command_writes_table_json_and_plot_and_fails_where_a_row_does(capsys, tmp_path, monkeypatch):
     arguments = ["parity", "--component", "Projectors", "--selftest", "--out", str(tmp_path)]
-    monkeypatch.setattr(compare, "plot", lambda path, references, steps: Path(path).write_text("plot"))
+    monkeypatch.setattr(compare, "plot", lambda path, rows: Path(path).write_text("plot"))
     cli.main(arguments)
     shown = capsys.readouterr().out
     assert "| Projectors | torch" in shown and "2 of 2 alterations" in shown
