@@ -87,12 +87,13 @@ def command(
     questions = Questions(dataset, load_candidates(dataset, SCENARIO, "test", seed, max_users))
 
     outcomes, seconds = [], {}
-    for name in names:
+    labels = {name: sources.label(name) for name in names}
+    for name, label in labels.items():
         started = time.perf_counter()
-        with progress(name, len(questions.candidates.users)) as advance:
-            outcomes.append(SYSTEMS[name].answer(sources, questions, name, advance))
-        seconds[name] = round(time.perf_counter() - started, 2)
-        print(f"{name}: {len(questions.candidates.users):,} users in {seconds[name]:.1f} s", file=sys.stderr)
+        with progress(label, len(questions.candidates.users)) as advance:
+            outcomes.append(SYSTEMS[name].answer(sources, questions, label, advance))
+        seconds[label] = round(time.perf_counter() - started, 2)
+        print(f"{label}: {len(questions.candidates.users):,} users in {seconds[label]:.1f} s", file=sys.stderr)
 
     asked = questions.candidates
     frame = users_frame(outcomes, asked.users, asked.target, asked.candidates, dataset.slices, seed)
@@ -101,16 +102,16 @@ def command(
         frame,
         runs=[
             {
-                "system": name,
+                "system": label,
                 "scenario": SCENARIO,
                 "seed": seed,
                 "id": sources.identity(SYSTEMS[name]),
                 "candidates_sha": asked.sha256,
             }
-            for name in names
+            for name, label in labels.items()
         ],
         data={"name": dataset.name, "hash": dataset.hash},
-        pairs=compared_pairs(names),
+        pairs=[(labels[name], labels[other]) for name, other in compared_pairs(names)],
         settings={"max_users": max_users, **dataclasses.asdict(settings), **sources.prompt_settings(names)},
         versions=versions(),
         times={"systems": seconds},

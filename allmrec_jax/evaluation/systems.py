@@ -253,6 +253,18 @@ class Sources:
             decode=settings.decode,
         )
 
+    def label(self, name: str) -> str:
+        """What tables call a system: A-LLMRec by its variant, A-LLMRec_all or on another backbone than SASRec."""
+        if SYSTEMS[name].needs != "stage2":
+            return name
+        trained = [load_run(self.run(kind))["settings"] for kind in ("stage1", "stage2") if kind in self.runs]
+        everywhere = [each.get("positions") for each in trained] == ["all", "all"]
+        variant = "A-LLMRec_all" if everywhere else "A-LLMRec"
+        kind = "sasrec cf" if self.backbone is None else run_kind(load_run(self.backbone))
+        if kind != "sasrec cf":
+            variant += f" ({next(other for other, system in SYSTEMS.items() if system.needs == kind)})"
+        return name.replace("A-LLMRec", variant, 1)
+
     def identity(self, system: "System") -> str:
         """What a system's answers depend on besides the questions: a run's identity, or a hash of files."""
         if system.needs == "arrays":

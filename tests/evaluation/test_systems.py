@@ -409,3 +409,24 @@ def test_tallrec_and_mlp_llm_answer_from_their_runs(dataset, project, trained, q
     ]
     assert sorted(changed) == ["q_proj", "v_proj"]
     np.testing.assert_array_equal(sources.mlp_llm.soft.latents, sources.cf.item_vectors())
+
+
+@pytest.mark.parametrize(
+    ("positions", "backbone", "expected"),
+    [
+        (("last", "last"), None, "A-LLMRec (SBERT)"),
+        (("last", "all"), None, "A-LLMRec (SBERT)"),
+        (("all", "all"), None, "A-LLMRec_all (SBERT)"),
+        (("last", "last"), "gru4rec", "A-LLMRec (GRU4Rec) (SBERT)"),
+    ],
+)
+def test_variants_of_a_llmrec_are_called_by_their_names(dataset, project, monkeypatch, positions, backbone, expected):
+    sources = make_sources(dataset, project)
+    told = dict(zip((sources.runs["stage1"], sources.runs["stage2"]), positions, strict=True))
+    cf = {"kind": "cf", "settings": {"model": backbone}}
+    sources.backbone = None if backbone is None else project["root"]
+    monkeypatch.setattr(
+        systems, "load_run", lambda path: {"settings": {"positions": told[path]}} if path in told else cf
+    )
+    assert sources.label("A-LLMRec (SBERT)") == expected
+    assert sources.label("LLM-Only") == "LLM-Only"
