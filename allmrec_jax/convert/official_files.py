@@ -277,8 +277,9 @@ def import_cf(layout: Layout, dataset: Dataset, out: Path) -> Path:
             f"{found[0]}: made for {users} users and {items} items, but {layout.sequences} has {dataset.num_users} "
             f"and {dataset.num_items}"
         )
+    preset: Any = cf.PRESETS["sasrec"]["official"]
     settings = dataclasses.replace(
-        cf.PRESETS["sasrec"]["official"],
+        preset,
         dim=args.hidden_units,
         max_length=args.maxlen,
         blocks=args.num_blocks,

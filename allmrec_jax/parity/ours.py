@@ -447,10 +447,12 @@ def _generation(theirs: Outputs, steps: Steps) -> Outputs:
 
 def _official_generation(theirs: Outputs, steps: Steps) -> Outputs:
     """Where the reference ran under transformers 5, its history starts empty and its limit counts the prompt."""
-    emulated = {"max_new_tokens": int(theirs["input/new tokens"])}
-    if not theirs["input/penalizes end"]:
-        emulated["penalize_end"] = False
-    return _generate(theirs, dataclasses.replace(OFFICIAL_DECODE, **emulated))  # type: ignore[arg-type]
+    settings = dataclasses.replace(
+        OFFICIAL_DECODE,
+        max_new_tokens=int(theirs["input/new tokens"]),
+        penalize_end=OFFICIAL_DECODE.penalize_end and bool(theirs["input/penalizes end"]),
+    )
+    return _generate(theirs, settings)
 
 
 def _generate(theirs: Outputs, settings: decode.DecodeSettings) -> Outputs:

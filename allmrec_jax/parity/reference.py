@@ -166,7 +166,7 @@ def parameters(module: torch.nn.Module, prefix: str = "", *, gradient: bool = Fa
     found = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            found[prefix + name] = array(parameter.grad if gradient else parameter)  # type: ignore[arg-type]
+            found[prefix + name] = array(parameter.grad if gradient else parameter)
     return found
 
 
@@ -384,10 +384,10 @@ class TorchReference:
         outputs["forward/logits"] = np.concatenate([logits[b, first - 1 : last - 1] for b, first, last in spans])
         tokens = np.zeros((*answer.prompts.items.shape, logits_width(model)), np.float32)
         for row in range(len(tokens)):
-            history, candidates = (array(x.grad) for x in answer.item_tokens[2 * row : 2 * row + 2])  # type: ignore[arg-type]
+            history, candidates = (array(x.grad) for x in answer.item_tokens[2 * row : 2 * row + 2])
             tokens[row, cases.HISTORY - len(history) : cases.HISTORY] = history
             tokens[row, cases.HISTORY :] = candidates
-        outputs |= {"gradient/user tokens": array(answer.user_tokens.grad), "gradient/item tokens": tokens}  # type: ignore[arg-type]
+        outputs |= {"gradient/user tokens": array(answer.user_tokens.grad), "gradient/item tokens": tokens}
         return outputs | kind("gradient", self._projector_parameters(model, gradient=True))
 
     def _projector_parameters(self, model: Any, *, gradient: bool = False) -> Outputs:

@@ -97,7 +97,7 @@ def test_command_writes_table_json_and_plot_and_fails_where_a_row_does(capsys, t
     monkeypatch.setattr(compare, "plot", lambda path, rows: Path(path).write_text("plot"))
     cli.main(arguments)
     shown = capsys.readouterr().out
-    assert "| Projectors | torch" in shown and "2 of 2 alterations" in shown
+    assert "| Projectors | stock PyTorch: torch" in shown and "2 of 2 alterations" in shown
     report = json.loads((tmp_path / "parity.json").read_text())
     assert {row["verdict"] for row in report["rows"]} == {"passed"} and report["versions"]["torch"]
     assert all(one["red"] for one in report["selftest"]) and (tmp_path / "parity.png").exists()
