@@ -194,8 +194,8 @@ def markdown(rows: Sequence[Row]) -> str:
         worst = row.worst
         shape = "×".join(map(str, worst.shape)) or "scalar"
         lines.append(
-            f"| {row.component} | {row.reference}: {row.file} | {row.sha256[:12]} | {len(row.tensors)} | {worst.name}, {shape} | "
-            f"{worst.absolute:.1e} | {worst.relative:.1e} | {worst.tolerance:.0e} | {row.verdict} |"
+            f"| {row.component} | {row.reference}: {row.file} | {row.sha256[:12]} | {len(row.tensors)} "
+            f"| {worst.name}, {shape} | {worst.absolute:.1e} | {worst.relative:.1e} | {worst.tolerance:.0e} | {row.verdict} |"
         )
     return "\n".join(lines)
 
