@@ -195,7 +195,8 @@ def markdown(rows: Sequence[Row]) -> str:
         shape = "×".join(map(str, worst.shape)) or "scalar"
         lines.append(
             f"| {row.component} | {row.reference}: {row.file} | {row.sha256[:12]} | {len(row.tensors)} "
-            f"| {worst.name}, {shape} | {worst.absolute:.1e} | {worst.relative:.1e} | {worst.tolerance:.0e} | {row.verdict} |"
+            f"| {worst.name}, {shape} | {worst.absolute:.1e} | {worst.relative:.1e} | {worst.tolerance:.0e} "
+            f"| {row.verdict} |"
         )
     return "\n".join(lines)
 
