@@ -41,7 +41,7 @@ def measure(call: Callable[..., Any], arguments: tuple, repeats: int) -> dict[st
         started = time.perf_counter()
         jax.block_until_ready(compiled(*arguments))
         seconds.append(time.perf_counter() - started)
-    analysis: dict[str, float] = compiled.cost_analysis()
+    analysis = compiled.cost_analysis() or {}
     return {
         "gflop": round(analysis["flops"] / 1e9, 4),
         "compile_seconds": round(compile_seconds, 2),
@@ -58,7 +58,7 @@ def measure(call: Callable[..., Any], arguments: tuple, repeats: int) -> dict[st
 @click.option("--out", type=click.Path(path_type=Path), help="default: benchmarks/results/recformer_attention.json")
 def main(lengths: str, window: int, heads: int, batch: int, repeats: int, out: Path | None) -> None:
     """Time windowed and dense attention at several lengths."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for length in map(int, lengths.split(",")):
         rng = np.random.default_rng(0)
         q, k, v = (jnp.asarray(rng.normal(size=(batch, length, heads, 64)), jnp.float32) for _ in range(3))

@@ -95,8 +95,7 @@ def load_longformer(name_or_path: str | Path) -> LoadedLongformer:
 def nano_longformer(config: LongformerConfig, seed: int) -> LoadedLongformer:
     """A Longformer from scratch with ``sbert-nano``'s tokenizer, which decides ``vocab_size`` and the padding's id."""
     tokenizer, start, mask = load_tokenizer(ASSETS / "sbert-nano" / "tokenizer.json", "[CLS]", "[MASK]")
-    pad = tokenizer.token_to_id("[PAD]")
-    config = dataclasses.replace(config, vocab_size=tokenizer.get_vocab_size(), pad_token_id=pad)
+    config = dataclasses.replace(config, vocab_size=tokenizer.get_vocab_size(), pad_token_id=0)
     params = draw_params(param_shapes(config), numpy_rng(seed, "longformer/init"))
     return LoadedLongformer(config, params, tokenizer, start, mask, _fingerprint(config, params, tokenizer))
 
@@ -122,10 +121,10 @@ def load_tokenizer(file: Path, start: str, mask: str) -> tuple["Tokenizer", int,
         raise UserError(f"{file}: not a tokenizer ({error})") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    found = [tokenizer.token_to_id(token) for token in (start, mask)]
-    if None in found:
+    first, masked = tokenizer.token_to_id(start), tokenizer.token_to_id(mask)
+    if first is None or masked is None:
         raise UserError(f"{file}: no {start} or no {mask} among its tokens; this is not a Longformer's tokenizer")
-    return tokenizer, found[0], found[1]
+    return tokenizer, first, masked
 
 
 def _locate(name: str) -> Path:

@@ -8,6 +8,7 @@ Shapes: B users, T tokens, D model, K candidates, N items.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -141,9 +142,9 @@ def states(config: RecformerConfig, params: Any, inputs: Inputs, key: jax.Array 
     return jnp.asarray(model.apply({"params": params}, *inputs, deterministic=key is None, rngs=rngs))
 
 
-def normalized(vectors: Float[Array, "*S D"]) -> Float[Array, "*S D"]:
+def normalized(vectors: Float[Array | np.ndarray, "*S D"]) -> Float[Array, "*S D"]:
     """Vectors of length 1."""
-    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-8)
+    return jnp.asarray(vectors) / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-8)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -156,12 +157,11 @@ def encode_histories(
 ) -> Float[np.ndarray, "U D"]:
     """Vectors of many histories, without dropout, the long ones batched with the long."""
     sizes = [int(tokens.lengths[history].sum()) for history in histories]
-    order = np.argsort(sizes, kind="stable")
+    order = np.argsort(sizes, kind="stable").tolist()
     vectors = np.zeros((len(histories), config.longformer.hidden_size), np.float32)
     for start in range(0, len(order), ROWS):
         rows = order[start : start + ROWS]
-        filled = np.resize(rows, ROWS)
-        inputs = tokens.inputs(config, [histories[row] for row in filled])
+        inputs = tokens.inputs(config, [histories[row] for row in itertools.islice(itertools.cycle(rows), ROWS)])
         vectors[rows] = np.asarray(_encode(config, params, inputs))[: len(rows)]
     return vectors
 

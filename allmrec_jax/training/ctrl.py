@@ -70,7 +70,7 @@ class ContrastSettings:
 class CTRLSettings(SASRecSettings):
     """SASRec's settings for the fine-tuning, and those of the pre-training that differ from them."""
 
-    model: Literal["ctrl"] = setting("ctrl", "which model")
+    model: Literal["ctrl"] = setting("ctrl", "which model")  # type: ignore[assignment]
     contrast_epochs: int = setting(10, "epochs of pre-training; no source says how many")
     contrast_batch_size: int = setting(32, "pairs that are told apart; 32 is A-LLMRec's authors'")
     contrast: Literal["infonce", "bce"] = setting("infonce", "the paper's loss, or that of A-LLMRec's authors")
@@ -90,9 +90,7 @@ class CTRLSettings(SASRecSettings):
         """The pre-training's own settings."""
         shared = {field.name for field in dataclasses.fields(ContrastSettings)} & set(dataclasses.asdict(self))
         values = {name: getattr(self, name) for name in shared}
-        return ContrastSettings(
-            **values | {"epochs": self.contrast_epochs, "batch_size": self.contrast_batch_size}  # type: ignore[arg-type]
-        )
+        return ContrastSettings(**values | {"epochs": self.contrast_epochs, "batch_size": self.contrast_batch_size})
 
 
 PRESETS = {
@@ -200,8 +198,8 @@ def make_step(
         hidden = jnp.asarray(model.apply(variables, batch.items, deterministic=False, final=False, rngs=rngs))[:, -1]
         variables, rngs = {"params": params["encoder"]}, {"dropout": text_key}
         texts = encoder.model.apply(variables, batch.ids, batch.lengths, False, rngs=rngs)
-        sides = aligner.apply({"params": params["aligner"]}, hidden, texts)
-        return contrastive_loss(*sides, batch.weights, settings.contrast, settings.temperature)  # type: ignore[misc]
+        cf, text = aligner.apply({"params": params["aligner"]}, hidden, texts)
+        return contrastive_loss(cf, text, batch.weights, settings.contrast, settings.temperature)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: ContrastState, batch: Batch) -> tuple[ContrastState, dict[str, jax.Array]]:

@@ -172,7 +172,7 @@ class Sampler:
         weights = (np.arange(size) < len(users)).astype(np.float32)
         users = np.resize(users, size)
         places = numpy_rng(self.seed, f"{self.purpose}/places", index).integers(1, self.counts[users])
-        sequences = [self.dataset.sequence(user) for user in users]
+        sequences = [self.dataset.sequence(user) for user in users.tolist()]
         histories = [sequence[:place] for sequence, place in zip(sequences, places, strict=True)]
         targets = np.array([sequence[place] for sequence, place in zip(sequences, places, strict=True)], np.int32)
         return Batch(
