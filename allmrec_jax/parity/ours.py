@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from allmrec_jax import prompts as prompt_module
 from allmrec_jax.convert import official
 from allmrec_jax.convert.opt import load_opt, load_tokenizer
 from allmrec_jax.convert.sentence_transformers import load_sentence_encoder, state_of
@@ -545,7 +546,7 @@ def _stage1_with(**changes: Any) -> tuple[str, Any]:
 
 
 def _shifted_answers(answers: Any, pad: int) -> Any:
-    ids, mask = pad_answers(answers, pad)
+    ids, mask = prompt_module.pad_answers(answers, pad)  # not the name that is replaced
     return np.roll(ids, 1, axis=1), mask
 
 
@@ -593,7 +594,9 @@ ALTERATIONS: dict[str, tuple[Alteration, ...]] = {
         Alteration(
             "titles tokenised with a space before them",
             "allmrec_jax.parity.ours.title_table",
-            lambda tokenizer, titles, limit: title_table(tokenizer, [" " + title for title in titles], limit),
+            lambda tokenizer, titles, limit: prompt_module.title_table(
+                tokenizer, [" " + title for title in titles], limit
+            ),
         ),
     ),
     "Projectors": (
