@@ -20,7 +20,13 @@ Examples:
 @click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Prompts in all.")
 @click.option("--length", type=click.IntRange(1), default=1024, show_default=True, help="Tokens of a prompt.")
 @click.option("--train/--infer", default=True, help="A stage-2 step, or ranking and generation.  [train]")
-@click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="Of the language model's weights and arithmetic.",
+)
 @click.option("--remat", is_flag=True, help="Recompute layers in the backward pass.")
 @click.option("--new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Generated at most.")
 @click.option("--json", "as_rows", is_flag=True, help="Print JSON.")

@@ -330,7 +330,7 @@ def import_stage1(layout: Layout, dataset: Dataset, cf_path: Path, encoder_name:
         weights = official.autoencoder_params(states["mlp"], states["mlp2"])
         catalogue = stage1.Catalogue(model.item_vectors(), tokens, None)
         stage1.export_stage1(run, alignment, weights, encoder, catalogue, dataset)
-        card = {"item_dim": model.dim, "text_dim": encoder.dim, "latent_dim": LATENT}
+        card: dict[str, int | str] = {"item_dim": model.dim, "text_dim": encoder.dim, "latent_dim": LATENT}
         card |= {"encoder": encoder_name, "cf": str(cf_path)}
         write_text(run.export_path("stage1.json"), json.dumps(card, indent=2) + "\n")
         run.finish({"epoch": layout.stage1_epoch, "imported": layout.stage1("mlp").name})

@@ -144,7 +144,8 @@ def projector_shapes(name: str, inputs: int) -> dict[str, tuple[int, ...]]:
 
 def distilbert_shapes() -> dict[str, tuple[int, ...]]:
     """DistilBERT's, as Hugging Face names them."""
-    cfg, shapes = TEXT_ENCODER, {}
+    cfg = TEXT_ENCODER
+    shapes: dict[str, tuple[int, ...]] = {}
     shapes["embeddings.word_embeddings.weight"] = (cfg["vocab_size"], cfg["dim"])
     shapes["embeddings.position_embeddings.weight"] = (cfg["max_position_embeddings"], cfg["dim"])
     shapes |= _norm("embeddings.LayerNorm", cfg["dim"])

@@ -111,8 +111,9 @@ def empty_prompts(rows: int) -> Prompts:
     """Prompts of no token, of the case's width."""
     size = (rows, cases.PROMPT_LENGTH)
     items = np.zeros((rows, cases.HISTORY + cases.CANDIDATES), np.int32)
-    zeros = [np.zeros(size, np.int32) for _ in range(2)]
-    return Prompts(np.full(size, 1, np.int32), *zeros, items, np.zeros(rows, np.int32), np.zeros(rows, np.int32))
+    slot, slot_index = np.zeros(size, np.int32), np.zeros(size, np.int32)
+    lengths, target_start = np.zeros(rows, np.int32), np.zeros(rows, np.int32)
+    return Prompts(np.full(size, 1, np.int32), slot, slot_index, items, lengths, target_start)
 
 
 def inputs(prompts: Prompts) -> Outputs:
@@ -329,7 +330,7 @@ class TorchReference:
 
     def _autoencoders(self) -> Outputs:
         model, rng = self._model(1), cases.random("autoencoders")
-        outputs = {}
+        outputs: Outputs = {}
         for name, mlp, width in (("item", model.mlp, cases.DIM), ("text", model.mlp2, cases.TEXT_ENCODER["dim"])):
             vectors = rng.standard_normal((cases.USERS, width)).astype(np.float32)
             latent, reconstruction = mlp(torch.from_numpy(vectors))
@@ -363,7 +364,7 @@ class TorchReference:
 
     def _projectors(self) -> Outputs:
         model, rng = self._model(2), cases.random("projectors")
-        outputs = {}
+        outputs: Outputs = {}
         for name, module, width in (
             ("user", model.log_emb_proj, cases.DIM),
             ("item", model.item_emb_proj, cases.LATENT),
