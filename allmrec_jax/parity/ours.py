@@ -588,7 +588,12 @@ ALTERATIONS: dict[str, tuple[Alteration, ...]] = {
         Alteration("a text target that is pulled along", *_stage1_with(detach_texts=False)),
         Alteration("only the positive item's errors", *_stage1_with(negatives_too=False)),
     ),
-    "Stage 1 training": (Alteration("beta2 0.999 for 0.98", *_stage1_with(beta2=0.999)),),
+    "Stage 1 training": (
+        Alteration(
+            "learning rates of 1.5 times",
+            *_stage1_with(learning_rate=1.5 * STAGE1_RATE, encoder_learning_rate=1.5 * STAGE1_RATE),
+        ),
+    ),
     "Prompts": (
         Alteration("the words of games", "allmrec_jax.parity.ours.STYLE", STYLES["games"]),
         Alteration(
@@ -619,7 +624,11 @@ ALTERATIONS: dict[str, tuple[Alteration, ...]] = {
         Alteration("targets one token late", "allmrec_jax.parity.ours.pad_answers", _shifted_answers),
     ),
     "Stage 2 training": (
-        Alteration("beta2 0.999 for 0.98", "allmrec_jax.parity.ours.STAGE2", dataclasses.replace(STAGE2, beta2=0.999)),
+        Alteration(
+            "a learning rate of 1.5 times",
+            "allmrec_jax.parity.ours.STAGE2",
+            dataclasses.replace(STAGE2, learning_rate=1.5 * STAGE2_RATE),
+        ),
     ),
     "Generation": (
         Alteration(

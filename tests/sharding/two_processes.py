@@ -1,0 +1,91 @@
+"""One of two processes that train and evaluate together; run by test_two_processes.py.
+
+python two_processes.py MODEL OUT INDEX PORT STEPS
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 2)
+sys.path.append(str(Path(__file__).parents[1]))
+
+import sharded_llm  # noqa: E402
+
+from allmrec_jax import sharding  # noqa: E402
+from allmrec_jax.convert import opt as convert  # noqa: E402
+from allmrec_jax.models.opt import OPT  # noqa: E402
+from allmrec_jax.training.loop import LoopSettings, train_loop  # noqa: E402
+from allmrec_jax.training.metrics import MetricsLogger  # noqa: E402
+from allmrec_jax.training.run import Run  # noqa: E402
+from allmrec_jax.training.stage2 import (  # noqa: E402
+    PRESETS,
+    Frozen,
+    Stage2State,
+    make_optimizer,
+    make_step,
+    pad_batch,
+)
+
+
+def train_and_ask(model_path: Path, out: Path, steps: int) -> None:
+    """Trains to ``steps``, saving each, from where the run is; then ranks, generates and writes what came of it."""
+    read = 0
+    plain = convert._open_safetensors
+
+    def counting(path: Path) -> convert._Shard:
+        shard = plain(path)
+
+        def slices(key: str, index: tuple[slice, ...]):
+            nonlocal read
+            array = shard.read(key, index)
+            read += array.size
+            return array
+
+        return shard._replace(read=slices)
+
+    convert._open_safetensors = counting
+    config, params = convert.load_opt(model_path)
+    llm, soft = OPT(config), sharded_llm.soft()
+    optimizer = make_optimizer(PRESETS["paper"], 10)
+    frozen = Frozen(params, sharding.place(soft.latents))
+    step = sharding.on_mesh(make_step(llm, optimizer))
+    run = Run.open(out, "data", "stage2", PRESETS["paper"], 0, "hash", {}, resume=True)
+    with MetricsLogger(run.path, steps) as log:
+        state, _ = train_loop(
+            run,
+            sharding.place(Stage2State(soft.params, optimizer.init(soft.params))),
+            lambda state, batch: step(state, frozen, batch),
+            lambda index: sharding.place_batch(pad_batch(sharded_llm.batch(3 + index))),
+            LoopSettings(steps, log_every=1, save_every=1),
+            resume=True,
+            log=log,
+        )
+    asked = sharded_llm.recommender(llm, params, soft._replace(params=state.params, latents=frozen.latents), 3)
+    held = sum(
+        size
+        for leaf in jax.tree.leaves(params)
+        for size in {str(shard.index): shard.data.size for shard in leaf.addressable_shards}.values()
+    )
+    found = {
+        "texts": asked.generate(*sharded_llm.questions(4)),
+        "scores": asked.rank(*sharded_llm.questions(4)).tolist(),
+        "read": read,
+        "held": held,
+        "saved": run.steps(),
+    }
+    (out / f"found-{jax.process_index()}.json").write_text(json.dumps(found))
+    print(f"done {steps}")
+    run.finish({"steps": steps})
+
+
+if __name__ == "__main__":
+    model, out, index, port, steps = sys.argv[1:]
+    with jax.numpy_dtype_promotion("standard"):
+        if index == "alone":
+            train_and_ask(Path(model), Path(out), int(steps))
+        else:
+            with sharding.several_processes(f"localhost:{port},{index}/2"), sharding.use_mesh("fsdp=2,tensor=2"):
+                train_and_ask(Path(model), Path(out), int(steps))
