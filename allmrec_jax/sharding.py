@@ -283,17 +283,24 @@ def fitted(spec: PartitionSpec, shape: Sequence[int], sizes: MeshShape) -> Parti
     return P(*(axes if axes is None or fits(axes, n) else None for axes, n in zip(spec, shape, strict=False)))
 
 
-def sharding_of(spec: PartitionSpec, shape: Sequence[int]) -> jax.sharding.Sharding:
-    """Where an array of this spec and shape lies: on the mesh in use, or on the first device."""
+def sharding_of(spec: PartitionSpec, shape: Sequence[int]) -> NamedSharding | None:
+    """Where an array of this spec and shape lies on the mesh in use; ``None`` without one.
+
+    Without a mesh arrays stay uncommitted to a device. A step that gets some of each kind would return committed ones
+    only, and be compiled a second time for these.
+    """
     if _in_use is None:
-        return jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return None
     return NamedSharding(_in_use, fitted(spec, shape, current_shape()))
 
 
 def put(value: Any, spec: PartitionSpec) -> jax.Array:
     """An array that every process holds whole, on the mesh in use; each device gets its slice."""
     array = np.asarray(value)
-    return jax.make_array_from_callback(array.shape, sharding_of(spec, array.shape), lambda index: array[index])
+    where = sharding_of(spec, array.shape)
+    if where is None:
+        raise ValueError("no mesh is in use")
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 
 def place(tree: Any, rules: Rules = REPLICATED_RULES) -> Any:

@@ -370,10 +370,12 @@ def _load_leaf(
     config: OPTConfig,
     weights: Mapping[str, _Stored],
     dtype: jnp.dtype,
-    where: jax.sharding.Sharding,
+    where: jax.sharding.Sharding | None,
 ) -> jax.Array:
     """A parameter on its devices; this process reads the slices of its own devices, each of them once."""
     shape = _shape(leaf, config)
+    if where is None:
+        return _load_piece(leaf, config, weights, dtype, [(0, size) for size in shape], None)
     pieces: dict[str, jax.Array] = {}
     arrays = []
     for device, index in where.addressable_devices_indices_map(shape).items():
@@ -390,7 +392,7 @@ def _load_piece(
     weights: Mapping[str, _Stored],
     dtype: jnp.dtype,
     bounds: list[tuple[int, int]],
-    device: jax.Device,
+    device: jax.Device | None,
 ) -> jax.Array:
     """The part of a parameter within ``bounds``, put together on the device: the host never holds two layers of it."""
     stacked = leaf.path[0] == "layers"

@@ -83,6 +83,12 @@ def test_dtype_of_parameters(saved, params):
     assert_same(loaded, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params))
 
 
+def test_without_a_mesh_parameters_stay_uncommitted(saved):
+    """Beside a training's own arrays, committed ones would have its step compiled twice."""
+    _, loaded = load_opt(saved)
+    assert not any(leaf.committed for leaf in jax.tree.leaves(loaded))
+
+
 def test_tokenizer_survives(saved, tokenizer):
     loaded = load_tokenizer(saved)
     text = 'The quiet "river" \n [CandidateEmb] 🎬'
