@@ -64,10 +64,7 @@ def times(steps: Iterable[Mapping[str, Any]]) -> str:
     steps = list(steps)
     total, peak = sum(step["seconds"] for step in steps), max(step["peak_mib"] for step in steps)
     each = ", ".join(f"{step['name']} {step['seconds']:.0f} s" for step in steps)
-    return (
-        f"It took {total / 60:.1f} minutes and at most {peak / 1024:.1f} GiB on two CPU cores:\n"
-        f"{each}."
-    )
+    return f"It took {total / 60:.1f} minutes and at most {peak / 1024:.1f} GiB on two CPU cores:\n{each}."
 
 
 def figures(demos: Mapping[int, Mapping[str, Any]]) -> str:
