@@ -7,6 +7,7 @@ a reference is made; JAX is not needed.
 Shapes: B batch, T time, S prompt length, P items of a prompt, E word width, V vocabulary, M new tokens.
 """
 
+import abc
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -203,7 +204,7 @@ def fed_dropout(masks: dict[str, np.ndarray]) -> Iterator[None]:
         raise RuntimeError("the reference drew fewer dropout masks than SASRec has dropouts")
 
 
-class TorchReference:
+class TorchReference(abc.ABC):
     """The components out of modules that a subclass makes.
 
     Args:
@@ -217,23 +218,21 @@ class TorchReference:
         self.steps = steps
         self._known: dict[str, Outputs] = {}
 
-    # What a subclass provides.
-
+    @abc.abstractmethod
     def make_sasrec(self, dropout: float) -> Any:
         """SASRec with the official code's interface and parameter names, untrained."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def make_model(self, stage: int) -> Any:
         """A-LLMRec for a stage, with the official code's names of parts, untrained."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def stage1_losses(self, model: Any, batch: cases.Sequences, optimizer: Any) -> dict[str, float]:
         """One step of stage 1: ``total``, ``rec``, ``match``, ``item_recon``, ``text_recon``."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def stage2_answer(self, model: Any, step: int, optimizer: Any) -> Stage2Answer:
         """One step of stage 2 on the case's sequences of that step."""
-        raise NotImplementedError
 
     def rows(self) -> dict[str, Callable[[], Outputs]]:
         """How each component is computed; a subclass adds its own."""
