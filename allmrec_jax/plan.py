@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from allmrec_jax import sharding
 from allmrec_jax.errors import UserError
 from allmrec_jax.models import opt, projectors
-from allmrec_jax.models.opt import PUBLISHED, OPTConfig
+from allmrec_jax.models.opt import PUBLISHED, OPTConfig, causal_blocks
 from allmrec_jax.sharding import OPT_RULES, MeshShape, fitted
 
 GIB = 2**30
@@ -180,15 +180,16 @@ def _activations(work: Work) -> int:
     """Kept from the forward to the backward pass.
 
     A frozen layer needs no inputs of its matrices, so it keeps ten widths a token: three of the stream and its norms,
-    queries, keys, values and the four of the feed-forward part, which ``tensor`` splits; and its attention weights
-    where they are stored.
+    queries, keys, values and the four of the feed-forward part, which ``tensor`` splits. Without fused attention come
+    four more, laid out by heads, and the attention weights.
     """
     cfg, split = work.llm, work.mesh.tensor
     ratio = cfg.ffn_dim / cfg.hidden_size
     if work.remat:
         per_token = float(cfg.hidden_size)
     else:
-        per_token = (3 + (3 + ratio) / split) * cfg.hidden_size + 2 * _scores(work)
+        by_heads = 3 if work.fused else 7
+        per_token = (3 + (by_heads + ratio) / split) * cfg.hidden_size + 1.8 * _scores(work)
     return int(work.rows * work.length * cfg.num_hidden_layers * per_token * work.itemsize)
 
 
@@ -197,7 +198,14 @@ def _scores(work: Work) -> float:
     cfg, split = work.llm, work.mesh.tensor
     if work.fused:
         return cfg.hidden_size / split / 2
-    return cfg.num_attention_heads / split * work.length
+    return cfg.num_attention_heads / split * work.length * _causal_share(work)
+
+
+def _causal_share(work: Work) -> float:
+    """Of the S × S attention scores of a prompt, what is computed: no later keys, up to the width of a block."""
+    if work.fused:
+        return 0.5
+    return sum((end - start) * end for start, end in causal_blocks(work.length)) / work.length**2
 
 
 def _temporaries(work: Work) -> int:
@@ -206,7 +214,8 @@ def _temporaries(work: Work) -> int:
     tokens = work.rows * work.length
     vocabulary = cfg.vocab_size / work.mesh.tensor
     if work.train:
-        layer = tokens * (14 * cfg.hidden_size + (4 if work.remat else 2.5) * _scores(work))
+        widths, scores = (26, 1.7) if work.remat else (16, 2.5)
+        layer = tokens * (widths * cfg.hidden_size + scores * _scores(work))
         gradients = 12 * projector_count(cfg.word_embed_proj_dim)
         head = 3 * 4 * work.rows * work.answer * vocabulary
         return int(max(layer * work.itemsize, head)) + gradients + _gathered(work)
@@ -243,17 +252,18 @@ def flops(work: Work) -> int:
     layers, width = cfg.num_hidden_layers * _kernels(cfg), cfg.num_hidden_layers * cfg.hidden_size
     words = cfg.vocab_size * cfg.word_embed_proj_dim
 
-    def read(tokens: int, columns: int) -> int:
-        return rows * tokens * (2 * layers + 4 * width * columns)
+    def read(tokens: int, columns: float) -> int:
+        return int(rows * tokens * (2 * layers + 4 * width * columns))
 
+    causal = work.length * _causal_share(work)
     if work.train:
         embed = cfg.word_embed_proj_dim
         projected = rows * (USER_DIM * embed + embed**2 + ITEMS * (LATENT_DIM * embed + embed**2))
-        body = read(work.length, work.length)
-        attention = rows * work.length * 4 * width * work.length  # backward it is four products, not two
+        body = read(work.length, causal)
+        attention = int(rows * work.length * 4 * width * causal)  # backward it is four products, not two
         total = (3 if work.remat else 2) * body + attention + 4 * rows * work.answer * words + 6 * projected
         return total
-    prompt = read(work.length, work.length)
+    prompt = read(work.length, causal)
     ranked = read(work.columns, work.length + work.columns) + 2 * rows * (work.columns + 1) * words
     written = work.new_tokens * (read(1, work.length + work.new_tokens) + 2 * rows * words)
     return prompt + ranked + written

@@ -17,7 +17,7 @@ import click
 
 from allmrec_jax.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of every identity: raise it when a change makes the same settings give other numbers."""
 
 S = TypeVar("S")

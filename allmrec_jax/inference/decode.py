@@ -50,10 +50,9 @@ class Prefix(NamedTuple):
 def prefill(llm: OPT, params: Any, embeds: Float[Array, "B S E"], lengths: Int[Array, "B"]) -> Prefix:
     """Reads right-padded prompts."""
     batch, size, _ = embeds.shape
-    causal = jnp.tril(jnp.ones((1, size, size), bool))
     positions = jnp.broadcast_to(jnp.arange(size), (batch, size))
     cache = init_cache(llm.config, batch, size, llm.dtype)
-    hidden, cache = llm.apply({"params": params}, embeds, positions, causal, cache)
+    hidden, cache = llm.apply({"params": params}, embeds, positions, None, cache)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     return Prefix(cache, last, lengths)
 

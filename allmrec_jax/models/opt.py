@@ -5,7 +5,7 @@ Shapes: B batch, T new tokens, S attended columns, L layers, H heads, D hidden s
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,9 @@ POSITION_OFFSET = 2
 """OPT's position table starts two rows late (Hugging Face, ``OPTLearnedPositionalEmbedding``)."""
 
 LAYER_NORM_EPSILON = 1e-5
+
+CAUSAL_BLOCKS, CAUSAL_BLOCK = 4, 64
+"""Without fused attention causal attention runs in so many blocks of queries, of so many tokens at least."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,17 +137,13 @@ class Block(nn.Module):
         heads = (cfg.num_attention_heads, cfg.head_dim)
         q, k, v = (self._project(name, x).reshape(*x.shape[:2], *heads) for name in ("q_proj", "k_proj", "v_proj"))
         if cache is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cache.k, k.astype(cache.k.dtype), start, axis=1)
-            v = jax.lax.dynamic_update_slice_in_dim(cache.v, v.astype(cache.v.dtype), start, axis=1)
-            cache = KVCache(k, v)
-        out = jax.nn.dot_product_attention(
-            q,
-            k.astype(q.dtype),
-            v.astype(q.dtype),
-            mask=None if mask is None else mask[:, None],
-            is_causal=mask is None,
-            implementation=self._implementation(),
-        )
+            cache = KVCache(
+                jax.lax.dynamic_update_slice_in_dim(cache.k, k.astype(cache.k.dtype), start, axis=1),
+                jax.lax.dynamic_update_slice_in_dim(cache.v, v.astype(cache.v.dtype), start, axis=1),
+            )
+            if mask is not None:
+                k, v = cache.k.astype(q.dtype), cache.v.astype(q.dtype)
+        out = self._attend(q, k, v, mask)
         out = nn.Dense(cfg.hidden_size, dtype=self.dtype, name="out_proj")(out.reshape(*x.shape[:2], cfg.hidden_size))
         return out, cache
 
@@ -156,11 +155,48 @@ class Block(nn.Module):
         x = nn.Dropout(self.lora_dropout, deterministic=not self.has_rng("dropout"))(x)
         return out + ((x.astype(jnp.float32) @ low["a"]) @ low["b"]).astype(self.dtype)
 
-    def _implementation(self) -> Literal["cudnn", "xla"]:
+    def _attend(
+        self,
+        q: Float[Array, "B T H Dh"],
+        k: Float[Array, "B S H Dh"],
+        v: Float[Array, "B S H Dh"],
+        mask: Bool[Array, "B T S"] | None,
+    ) -> Float[Array, "B T H Dh"]:
         # cuDNN's fused attention takes 16-bit floats and heads of at most 128 in steps of 8 only.
         fits = self.config.head_dim % 8 == 0 and self.config.head_dim <= 128
         half = jnp.dtype(self.dtype) in (jnp.bfloat16, jnp.float16)
-        return "cudnn" if jax.default_backend() == "gpu" and half and fits else "xla"
+        if jax.default_backend() == "gpu" and half and fits:
+            mask = None if mask is None else mask[:, None]
+            return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, implementation="cudnn")
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        out = causal_attention(q, k, v) if mask is None else _masked_attention(q, k, v, mask)
+        return out.swapaxes(1, 2)
+
+
+def _masked_attention(
+    q: Float[Array, "B H T Dh"], k: Float[Array, "B H S Dh"], v: Float[Array, "B H S Dh"], mask: Bool[Array, "#B T S"]
+) -> Float[Array, "B H T Dh"]:
+    # Heads beside the batch: plain batched products, which a CPU does faster than einsums over [B, T, H, Dh].
+    scores = jnp.einsum("bhtd,bhsd->bhts", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min), axis=-1)
+    return jnp.einsum("bhts,bhsd->bhtd", weights.astype(v.dtype), v)
+
+
+def causal_blocks(length: int) -> list[tuple[int, int]]:
+    """Blocks of queries, first and end, that causal attention without a fused kernel computes one after the other."""
+    size = max(CAUSAL_BLOCK, -(-length // CAUSAL_BLOCKS))
+    return [(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def causal_attention(
+    q: Float[Array, "B H T Dh"], k: Float[Array, "B H T Dh"], v: Float[Array, "B H T Dh"]
+) -> Float[Array, "B H T Dh"]:
+    """Causal attention without a fused kernel: block by block of queries, each with the keys up to its end."""
+    out = []
+    for start, end in causal_blocks(q.shape[2]):
+        seen = jnp.arange(start, end)[:, None] >= jnp.arange(end)[None]
+        out.append(_masked_attention(q[:, :, start:end], k[:, :, :end], v[:, :, :end], seen[None]))
+    return jnp.concatenate(out, axis=2)
 
 
 def _gathering(block: type[nn.Module], dtype: jnp.dtype) -> Any:
@@ -234,15 +270,13 @@ class OPT(nn.Module):
         Args:
             embeds: word embeddings, soft tokens among them.
             positions: 0-based positions; below ``max_position_embeddings``.
-            mask: True where a token (row) may attend a column. ``None`` is causal over T, under which padding on the
-                right needs no mask; a cache needs one.
+            mask: True where a token (row) may attend a column. ``None`` is causal over the T tokens themselves, under
+                which padding on the right needs no mask; columns written before are then not read.
             cache: columns written so far; the T new ones go to ``start … start + T``.
 
         Returns:
             hidden states after the final norm and ``project_out``, and the cache with the new columns.
         """
-        if cache is not None and mask is None:
-            raise ValueError("a cache needs an explicit mask over its columns")
         x = embeds.astype(self.dtype)
         if self.config.projects:
             x = self.project_in(x)

@@ -77,8 +77,8 @@ def test_an_adapter_that_peft_wrote_is_read_back(model, ids, tmp_path):
     theirs = peft.get_peft_model(base, config).eval()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in theirs.named_parameters():
-        if "lora_B" in name:
-            parameter.data.normal_(generator=generator)
+        if "lora_" in name:  # as large as in `adapter`: with huge ones attention is so sharp that rounding grows
+            parameter.data.normal_(std=0.1, generator=generator)
     theirs.save_pretrained(tmp_path / "adapter")
     with torch.no_grad():
         expected = theirs(torch.tensor(ids).long()).logits.numpy()
