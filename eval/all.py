@@ -41,10 +41,10 @@ def command(options: Options) -> None:
         write_text(out / "tables.json", json.dumps({"made": made, "not_made": reasons}, indent=2) + "\n")
         results = sorted(path.parent for name in made for path in (out / name).glob("**/results.json"))
         if results:
-            from allmrec_jax.report.page import write_report
+            from allmrec_jax.report.page import Found, write_report
 
-            write_report(out / "report.html", results)
-            click.echo(out / "report.html")
+            found = Found(results, (), [options.data], options.checkpoints, reasons)
+            click.echo(write_report(out / "report", found))
     if reasons:
         first, reason = next(iter(reasons.items()))
         raise UserError(f"{len(reasons)} of {len(TABLES)} tables were not made; {first}: {reason}")

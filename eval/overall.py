@@ -19,6 +19,7 @@ from allmrec_jax.commands.mesh import llm_of_runs, mesh_options
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.evaluation.results import table, users_frame, write_results
+from allmrec_jax.evaluation.rows import is_baseline
 from allmrec_jax.evaluation.systems import (
     SYSTEMS,
     EvaluationSettings,
@@ -96,6 +97,8 @@ def command(
         print(f"{label}: {len(questions.candidates.users):,} users in {seconds[label]:.1f} s", file=sys.stderr)
 
     asked = questions.candidates
+    pairs = [(labels[name], labels[other]) for name, other in compared_pairs(names)]
+    pairs += [(label, "SASRec") for name, label in labels.items() if name != "SASRec" and "SASRec" in names]
     frame = users_frame(outcomes, asked.users, asked.target, asked.candidates, dataset.slices, seed)
     results = write_results(
         out,
@@ -111,7 +114,8 @@ def command(
             for name, label in labels.items()
         ],
         data={"name": dataset.name, "hash": dataset.hash},
-        pairs=[(labels[name], labels[other]) for name, other in compared_pairs(names)],
+        pairs=list(dict.fromkeys(pairs)),
+        baselines=[label for label in labels.values() if is_baseline(label)],
         settings={"max_users": max_users, **dataclasses.asdict(settings), **sources.prompt_settings(names)},
         versions=versions(),
         times={"systems": seconds},

@@ -23,7 +23,7 @@ from allmrec_jax.evaluation.experiment import (
     write_slurm,
 )
 from allmrec_jax.evaluation.results import table
-from allmrec_jax.evaluation.rows import OTHER_PRESET, Recipes, at_seeds, choose
+from allmrec_jax.evaluation.rows import OTHER_PRESET, Recipes, at_seeds, choose, is_baseline
 from allmrec_jax.evaluation.systems import EvaluationSettings
 from allmrec_jax.fileio import write_text
 from allmrec_jax.inference.decode import PRESETS as DECODING
@@ -122,7 +122,6 @@ def run_table(
     *,
     scenario: Callable[[Dataset], Scenario] = overall,
     reference: str = "SASRec",
-    slices: Sequence[str] = ("all", "warm", "cold"),
     published: str = "table1_overall",
 ) -> dict[str, Any] | None:
     """Plans, trains what is missing, asks every row, and writes ``results.json``, ``users.parquet`` and the tables.
@@ -134,13 +133,12 @@ def run_table(
         systems: the table's own, where the user names none.
         scenario: who is trained on and who is asked about.
         reference: the row that every other one is tested against.
-        slices: of users to show.
         published: the paper's table, see :func:`allmrec_jax.report.paper.hit_at_1`.
 
     Returns:
         ``results.json``; ``None`` after a dry run.
     """
-    from allmrec_jax.report.page import write_report
+    from allmrec_jax.report.page import Found, write_report
     from allmrec_jax.report.tables import markdown
     from allmrec_jax.sharding import parse_mesh, use_mesh
 
@@ -186,13 +184,21 @@ def run_table(
                 out,
                 data={"name": dataset.name, "hash": dataset.hash},
                 reference=reference,
-                settings={"table": name, "preset": options.preset, "systems": names, **models},
+                baselines=[name for name in names if is_baseline(name)],
+                settings={
+                    "table": name,
+                    "title": title,
+                    "reference": reference,
+                    "published": published,
+                    "preset": options.preset,
+                    "systems": names,
+                    **models,
+                },
                 advance=progress,
             )
-        page = markdown(results, title, slices=slices, reference=reference, published=published)
-        write_text(out / f"{name}.md", page)
+        write_text(out / f"{name}.md", markdown(results))
         trained = [work.path(node) for node in plan(rows) if node.seed == 0]
-        write_report(out / "report.html", [out], trained, title=title)
+        write_report(out / "report.html", Found([out], trained, [options.data]), title=title, models=False)
     click.echo(table(results["systems"]))
     click.echo(out)
     return results

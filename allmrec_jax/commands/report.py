@@ -1,5 +1,8 @@
-"""``allmrec report``: results to a self-contained HTML page."""
+"""``allmrec report``: results to a page or a folder of pages, without a network."""
 
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -7,29 +10,80 @@ import click
 from allmrec_jax.errors import UserError
 
 
-@click.command(short_help="results to a self-contained HTML page")
+@click.command(
+    short_help="results to HTML pages, Markdown and LaTeX",
+    epilog="Example: allmrec report runs/all/Movies --data data/Movies --out report",
+)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--data", type=click.Path(path_type=Path), help="Data set evaluated first: adds example prompts.")
-@click.option("--out", type=click.Path(path_type=Path), help="The page.  [report.html beside the first results]")
-@click.option("--title", help="Heading of the page.")
-def command(runs: tuple[Path, ...], data: Path | None, out: Path | None, title: str | None) -> None:
-    """Write one HTML page from RUNS: results of `allmrec eval`, and training runs whose curves to show.
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A data set that was evaluated; may be repeated. Adds single users, popularity, the map of items.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A folder, or NAME.html for one page without table files.  [report.html beside the first results]",
+)
+@click.option(
+    "--checkpoints",
+    type=click.Path(path_type=Path),
+    default=Path("checkpoints"),
+    show_default=True,
+    help="Where the trainings that results name are looked for.",
+)
+@click.option("--users", type=click.IntRange(min=1), default=100, show_default=True, help="Users in each browser.")
+@click.option("--attribution", type=click.IntRange(min=0), default=3, show_default=True, help="Users attributed.")
+@click.option(
+    "--models/--no-models",
+    default=True,
+    help="Load models for the map of items and the attribution of soft tokens.  [yes]",
+)
+@click.option("--title", help="Heading.")
+def command(
+    runs: tuple[Path, ...],
+    data: tuple[Path, ...],
+    out: Path | None,
+    checkpoints: Path,
+    users: int,
+    attribution: int,
+    models: bool,
+    title: str | None,
+) -> None:
+    """Write a report of RUNS: results of `allmrec eval` or `allmrec experiment`, and trainings whose curves to show.
 
-    The page needs no network and no JavaScript; each directory is recognised by what it holds.
-
-    \b
-    Example:
-      allmrec report runs/demo checkpoints/demo/stage2/* --data runs/demo/data
+    Each directory is recognised by what it holds; one of many tables is looked through. A folder holds an index, a page
+    for each table and each training, and the tables in Markdown, LaTeX and JSON; its links hold wherever it is moved.
+    Tables need no JavaScript; sorting them and browsing single users do.
     """
-    from allmrec_jax.report.page import write_report
+    from allmrec_jax.report.page import Found, write_report
 
-    results = [path for path in runs if (path / "results.json").is_file()]
+    results, not_made = _results(runs)
     trained = [path for path in runs if (path / "run.json").is_file()]
+    out = out or results[0] / "report.html"
+    found = Found(results, trained, data, checkpoints, not_made)
+    click.echo(write_report(out, found, title=title, users=users, attributed=attribution, models=models))
+
+
+def _results(runs: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
+    """The directories of results in and beneath ``runs``, and why tables are not there, by name."""
+    results: list[Path] = []
+    not_made: dict[str, str] = {}
     for path in runs:
-        if path not in results and path not in trained:
+        if (path / "run.json").is_file():
+            continue
+        beneath = sorted((file.parent for file in path.glob("**/results.json")), key=_natural)
+        if not beneath:
             raise UserError(f"{path}: neither results of an evaluation (results.json) nor a training run (run.json)")
+        results += beneath
+        if (path / "tables.json").is_file():
+            not_made |= json.loads((path / "tables.json").read_text(encoding="utf-8"))["not_made"]
     if not results:
         raise UserError("no results among the directories given; name one that `allmrec eval` wrote")
-    out = out or results[0] / "report.html"
-    write_report(out, results, trained, data=data, title=title)
-    click.echo(out)
+    return list(dict.fromkeys(results)), not_made
+
+
+def _natural(path: Path) -> list[str | int]:
+    """Sorts ``table10`` after ``table9``."""
+    return [int(word) if word.isdigit() else word for word in re.split(r"(\d+)", str(path))]

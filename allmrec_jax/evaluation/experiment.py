@@ -561,6 +561,7 @@ def evaluate_rows(
     *,
     data: Mapping[str, Any],
     reference: str = "SASRec",
+    baselines: Sequence[str] = (),
     settings: Mapping[str, Any],
     advance: Callable[[str, int], contextlib.AbstractContextManager],
 ) -> dict[str, Any]:
@@ -569,6 +570,7 @@ def evaluate_rows(
     Args:
         data: name and hash of the data set that the scenario was made from.
         reference: the row that every other one is tested against.
+        baselines: rows that are systems of others; every other row is also tested against the best of them.
         settings: of the experiment, for the record.
         advance: given a row's name and its number of users, a context that yields what to call after each batch.
     """
@@ -589,6 +591,7 @@ def evaluate_rows(
         runs=runs,
         data=data,
         pairs=list(dict.fromkeys(pairs)),
+        baselines=baselines,
         settings={**settings, **asking.record},
         versions=versions(),
         times={"systems": {f"{run['system']}, seed {run['seed']}": run["seconds"] for run in runs}},

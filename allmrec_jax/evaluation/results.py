@@ -174,6 +174,15 @@ def summarize(
     return systems, paired
 
 
+def best_baseline(frame: "pl.DataFrame", baselines: Sequence[str]) -> str | None:
+    """The one of ``baselines`` with the highest Hit@1 over the users whom it was asked about; ``None`` without any."""
+    import polars as pl
+
+    of_them = frame.filter(pl.col("system").is_in(list(baselines)))
+    means = of_them.group_by("system", maintain_order=True).agg((pl.col("rank") == 1).mean().alias("hit"))
+    return None if means.is_empty() else means["system"][int(means["hit"].arg_max() or 0)]
+
+
 def significance(
     frame: "pl.DataFrame", pairs: Sequence[tuple[str, str]], *, seed: int = 0
 ) -> dict[str, dict[str, float]]:
@@ -242,6 +251,7 @@ def write_results(
     runs: Sequence[Mapping[str, Any]],
     data: Mapping[str, Any],
     pairs: Sequence[tuple[str, str]] = (),
+    baselines: Sequence[str] = (),
     settings: Mapping[str, Any],
     versions: Mapping[str, str],
     times: Mapping[str, Any],
@@ -254,6 +264,7 @@ def write_results(
         runs: a dictionary ``{system, scenario, seed, id, candidates_sha}`` per system measured.
         data: name and hash of the data set.
         pairs: see :func:`summarize`.
+        baselines: the systems of others; every other system is also compared with the best of them.
         settings: of the evaluation.
         versions: of the libraries.
         times: seconds per system.
@@ -261,6 +272,10 @@ def write_results(
     Raises:
         UserError: the disk is full; what stood in the directory before is intact.
     """
+    best = best_baseline(frame, baselines)
+    if best is not None:
+        others = [name for name in frame["system"].unique(maintain_order=True) if name != best]
+        pairs = [*pairs, *((name, best) for name in others if not {(name, best), (best, name)} & set(pairs))]
     systems, paired = summarize(frame, pairs)
     tests = significance(frame, pairs)
     results = {
@@ -270,6 +285,7 @@ def write_results(
         "systems": systems,
         "paired": paired,
         "tests": tests,
+        "best_baseline": best,
         "settings": dict(settings),
         "versions": dict(versions),
         "times": dict(times),

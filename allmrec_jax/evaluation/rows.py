@@ -150,6 +150,11 @@ def choose(table: Sequence[str], names: Sequence[str]) -> list[str]:
     return [name for name in everything.values() if name in chosen]
 
 
+def is_baseline(name: str) -> bool:
+    """Whether a row is a system of others: neither A-LLMRec in any form nor the bound that no system reaches."""
+    return not (name.startswith("A-LLMRec") or name in STAGE1_ABLATIONS or name in STAGE2_ABLATIONS or name == "Oracle")
+
+
 def at_seeds(recipes: Recipes, names: Sequence[str], seeds: int, few_seeds: int) -> list[Row]:
     """The rows at ``seeds`` seeds each, ``few_seeds`` for those with a language model; once where nothing is drawn."""
     rows = []

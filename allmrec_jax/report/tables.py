@@ -1,119 +1,502 @@
-"""A table of systems as Markdown, from ``results.json`` alone."""
+"""The tables of an evaluation, from ``results.json`` alone: once as cells, then as HTML, Markdown, LaTeX and JSON."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from allmrec_jax.report import paper
 
-COLUMNS = {
-    "hit@1": "Hit@1 (95% interval)",
-    "hit@5": "Hit@5",
-    "ndcg@10": "NDCG@10",
-    "strict_hit@1": "Strict Hit@1",
-    "valid_ratio": "ValidRatio",
-    "catalogue_recall@20": "Whole catalogue: Recall@20",
-    "catalogue_ndcg@20": "NDCG@20",
+METRICS = {
+    "ranking": {"hit@1": "Hit@1", "hit@3": "Hit@3", "hit@5": "Hit@5", "ndcg@10": "NDCG@10", "mrr": "MRR"},
+    "generation": {
+        "strict_hit@1": "Strict Hit@1",
+        "valid_ratio": "ValidRatio",
+        "official_hit@1": "Official Hit@1",
+    },
+    "catalogue": {
+        "catalogue_recall@10": "Recall@10",
+        "catalogue_recall@20": "Recall@20",
+        "catalogue_ndcg@10": "NDCG@10",
+        "catalogue_ndcg@20": "NDCG@20",
+    },
 }
-PARTS = {"all": "", "warm": "Warm: Hit@1", "cold": "Cold: Hit@1"}
+"""Columns of the tables of metrics: of the candidates' order, of what was written, of the whole catalogue's order."""
+
+SLICES = {"all": "All users", "warm": "Warm items", "cold": "Cold items"}
+
+REASONS = {
+    "no-such-users": "no user who was asked has such a target",
+    "not-asked": "no paired answers of these two systems are in the results",
+    "not-timed": "trained by another command, which measured no time",
+    "not-measured": "the results hold no such value",
+}
+"""Why a cell has no value, by the code that stands in it."""
+
+NO_CONTEST = ("Oracle",)
+"""Rows that cannot win: bounds, not systems."""
 
 
-def markdown(
-    results: Mapping[str, Any],
-    title: str,
-    *,
-    slices: Sequence[str] = ("all", "warm", "cold"),
-    reference: str = "SASRec",
-    published: str = "table1_overall",
-) -> str:
-    """The whole table with what it was measured on, one line per system, and the budgets of the rows below.
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes:
+        text: what it says, empty where there is nothing to say.
+        detail: its interval, or what else stands under the value.
+        sort: what it is sorted by.
+        best: whether it wins its column.
+        run: identity of the run behind it.
+        na: the code of :data:`REASONS` that says why it has no value.
+    """
+
+    text: str = ""
+    detail: str = ""
+    sort: float | str | None = None
+    best: bool = False
+    run: str | None = None
+    na: str | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, a line under that, and whether it is of the paper."""
+
+    label: str
+    about: str = ""
+    paper: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row: its system and one cell for each column but the first."""
+
+    name: str
+    cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with what it is called and what is to be known about it."""
+
+    key: str
+    title: str
+    columns: Sequence[Column]
+    rows: Sequence[Line]
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why cells of this table have no value."""
+        codes = dict.fromkeys(cell.na for row in self.rows for cell in row.cells if cell.na)
+        return {code: REASONS[code] for code in codes}
+
+
+# What is said about an evaluation.
+
+
+def heading(results: Mapping[str, Any]) -> str:
+    """The table's title as its program recorded it, or one made of the scenario."""
+    return results.get("settings", {}).get("title") or {
+        "overall": "All test users",
+        "cold users": "Cold users",
+        "few-shot": "Few training users",
+    }.get(scenario := results["runs"][0]["scenario"], scenario)
+
+
+def reference(results: Mapping[str, Any]) -> str:
+    """The system that the others are tested against."""
+    return results.get("settings", {}).get("reference") or "SASRec"
+
+
+def published(results: Mapping[str, Any]) -> str:
+    """The paper's table, a key of :func:`allmrec_jax.report.paper.hit_at_1`."""
+    return results.get("settings", {}).get("published") or "table1_overall"
+
+
+def pair_of(
+    results: Mapping[str, Any], name: str, other: str, part: str = "all"
+) -> tuple[Sequence[float], float | None] | None:
+    """The paired difference ``[value, low, high]`` of two systems' Hit@1 and its p-value, ``None`` if not measured."""
+    key, turned = f"{name} - {other}", f"{other} - {name}"
+    paired, tests = results.get("paired", {}), results.get("tests", {})
+    if part in paired.get(key, {}):
+        return paired[key][part], tests.get(key, {}).get(part)
+    if part in paired.get(turned, {}):
+        value, low, high = paired[turned][part]
+        return (-value, -high, -low), tests.get(turned, {}).get(part)
+    return None
+
+
+def hits(results: Mapping[str, Any]) -> Table:
+    """Hit@1 with its interval, the paper's, and the paired tests against the reference and the best baseline."""
+    systems, data, key = results["systems"], results["data"]["name"], published(results)
+    chosen = dict.fromkeys((reference(results), str(results.get("best_baseline"))))
+    against = [name for name in chosen if name in systems]
+    best = _best({name: row["all"].get("hit@1") for name, row in systems.items()})
+    columns = [Column("Users"), Column("Hit@1", "95% interval"), Column("Paper", _whose_short(data), paper=True)]
+    columns.append(Column("Ours − paper", "or its nearest end", paper=True))
+    for name in against:
+        about = "best baseline here" if name == results.get("best_baseline") else "reference"
+        columns += [Column(f"− {name}", f"paired, {about}"), Column("p", f"against {name}")]
+    rows = []
+    for name, row in systems.items():
+        theirs, value = paper.hit_at_1(name, "all", key), row["all"].get("hit@1")
+        seeds = len({run["seed"] for run in results["runs"] if run["system"] == name})
+        cells = [
+            Cell(f"{row['all']['n']:,}", f"{seeds} seeds" if seeds > 1 else "", row["all"]["n"]),
+            _value(value, name in best, run=run_of(results, name)),
+            _papers(theirs, data),
+            _beyond(value, theirs, data),
+        ]
+        for other in against:
+            cells += _tested(results, name, other)
+        rows.append(Line(name, cells))
+    notes = [
+        _measured_on(results),
+        "p: sign-flip test over users, two-sided, each on its own. "
+        f"Paper: Hit@1 there, {_whose(data)} Ours − paper: the distance to its value or the nearest end of its range.",
+    ]
+    return Table("hits", heading(results), columns, rows, notes)
+
+
+def slices(results: Mapping[str, Any]) -> Table | None:
+    """Hit@1 on warm and cold items beside the paper's, with the test against the reference; ``None`` without slices."""
+    systems, data, base = results["systems"], results["data"]["name"], reference(results)
+    parts = [part for part in ("warm", "cold") if any(part in row for row in systems.values())]
+    if not parts:
+        return None
+    columns: list[Column] = []
+    cells: dict[str, list[Cell]] = {name: [] for name in systems}
+    for part in parts:
+        counts = sorted({row[part]["n"] for row in systems.values() if part in row}, reverse=True)
+        users = " or ".join(f"{count:,}" for count in counts)
+        columns += [Column(SLICES[part], f"{users} users"), Column("Paper", "and ours minus it", paper=True)]
+        columns += [Column(f"− {base}", f"{part} items, paired")] if base in systems else []
+        best = _best({name: row.get(part, {}).get("hit@1") for name, row in systems.items()})
+        for name, row in systems.items():
+            theirs, value = paper.hit_at_1(name, part), row.get(part, {}).get("hit@1")
+            beyond = _beyond(value, theirs, data).text
+            published = dataclasses.replace(_papers(theirs, data), detail=f"ours {beyond}" if beyond else "")
+            cells[name] += [_value(value, name in best, run=run_of(results, name), na="no-such-users"), published]
+            if base in systems:
+                difference, p = _tested(results, name, base, part)
+                detail = f"{difference.detail}, p {p.text}" if p.sort is not None else difference.detail
+                cells[name].append(dataclasses.replace(difference, detail=detail))
+    title = f"{heading(results)}: Hit@1 on warm and cold items"
+    rows = [Line(name, cells[name]) for name in systems]
+    note = "Cold: the 35% of the items with the fewest training interactions; warm: the 35% with the most."
+    return Table("slices", title, columns, rows, [note])
+
+
+def metrics(results: Mapping[str, Any], kind: str) -> Table | None:
+    """The metrics of one kind of :data:`METRICS` with intervals, a row for each system that has any, if one has."""
+    shown = [key for key in METRICS[kind] if any(key in row["all"] for row in results["systems"].values())]
+    systems = {name: row for name, row in results["systems"].items() if any(key in row["all"] for key in shown)}
+    if not systems:
+        return None
+    best = {key: _best({name: row["all"].get(key) for name, row in systems.items()}) for key in shown}
+    rows = [
+        Line(name, [_value(row["all"].get(key), name in best[key], run=run_of(results, name)) for key in shown])
+        for name, row in systems.items()
+    ]
+    title, note = {
+        "ranking": ("ranking the candidates", "Language models rank by the likelihood of each title."),
+        "generation": ("titles written", "Of all users who were asked. Systems that only rank have no row here."),
+        "catalogue": (
+            "ranking the whole catalogue",
+            "Every item that the user has not met. Systems that score candidates only have no row here.",
+        ),
+    }[kind]
+    columns = [Column(METRICS[kind][key]) for key in shown]
+    return Table(kind, f"{heading(results)}: {title}", columns, rows, [note])
+
+
+def speed(results: Mapping[str, Any]) -> Table:
+    """Time to train and to answer (the paper's Table 10), a row for each run."""
+    theirs = paper.tables()["table10_speed"]["values"]
+    columns = [
+        Column("Training", "minutes, without CF"),
+        Column("Paper", "minutes", paper=True),
+        Column("Answering", "seconds a batch"),
+        Column("Paper", "seconds", paper=True),
+        Column("Hit@1"),
+        Column("Paper", "its Beauty", paper=True),
+    ]
+    rows = []
+    for entry in speeds(results):
+        row = theirs.get(paper.NAMES.get(entry["system"], entry["system"]), {})
+        minutes, batch = entry["minutes"], entry["batch"]
+        cells = [
+            Cell("n/a", na="not-timed") if minutes is None else Cell(f"{minutes:.2f}", sort=minutes, run=entry["run"]),
+            _plain(row.get("train_min"), "{:.1f}"),
+            _plain(batch, "{:.3f}"),
+            _plain(row.get("infer_s_per_batch"), "{:.2f}"),
+            _value(results["systems"][entry["system"]]["all"]["hit@1"]),
+            _plain(row.get("hit@1"), "{:.3f}"),
+        ]
+        rows.append(Line(f"{entry['system']}, seed {entry['seed']}", cells))
+    size = results.get("settings", {}).get("batch_size")
+    note = f"A batch is {size} users here. The paper's times are its own, on one A6000."
+    return Table("speed", f"{heading(results)}: time", columns, rows, [note])
+
+
+def speeds(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Minutes of training (``None`` where nobody measured) and seconds a batch of each run of the results."""
+    size, found = results.get("settings", {}).get("batch_size") or 1, []
+    for run in results["runs"]:
+        if "trainings" not in run or "seconds" not in run:
+            continue
+        stages = [node["seconds"] for node in run["trainings"] if node["kind"] != "cf"]
+        minutes = None if None in stages else sum(stages) / 60
+        batch = run["seconds"] / max(1, -(-run["users"] // size))
+        about = {"system": run["system"], "seed": run["seed"], "run": run["id"]}
+        found.append({**about, "minutes": minutes, "batch": batch})
+    return found
+
+
+def all_tables(results: Mapping[str, Any]) -> list[Table]:
+    """The tables of an evaluation, what it is about first."""
+    table = results.get("settings", {}).get("table")
+    found = [hits(results), slices(results), *(metrics(results, kind) for kind in METRICS)]
+    if table == "table4":
+        found[:2] = found[1::-1]
+    if table == "table10":
+        found.insert(0, speed(results))
+    return [each for each in found if each is not None]
+
+
+def run_of(results: Mapping[str, Any], name: str) -> str | None:
+    """Identity of the first run behind a row."""
+    return next((run["id"] for run in results["runs"] if run["system"] == name), None)
+
+
+def budgets(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Each row's trainings in words: what, how long, with which batch, and the run; then how long it answered."""
+    rows = []
+    for name in results["systems"]:
+        runs = [run for run in results["runs"] if run["system"] == name]
+        parts = [training_words(node) for run in runs for node in run.get("trainings", ())]
+        asked = sum(run.get("seconds", 0.0) for run in runs)
+        rows.append((name, [*(dict.fromkeys(parts) or ["nothing is trained"]), f"asked in {asked:,.0f} s"]))
+    return rows
+
+
+def training_words(node: Mapping[str, Any]) -> str:
+    """One training of a budget."""
+    changes = "".join(f", {key} {value}" for key, value in node["changes"].items())
+    took = "" if node["seconds"] is None else f", {node['seconds']:,.0f} s"
+    return (
+        f"{node['kind']} {node['identity'][:12]} (preset {node['preset']}{changes}, seed {node['seed']}): "
+        f"{node['steps']:,} {node['unit']} of batch {node['batch_size']}{took}"
+    )
+
+
+# As text.
+
+
+def markdown(results: Mapping[str, Any], runs: Mapping[str, str] | None = None) -> str:
+    """Every table of an evaluation in Markdown, and the budgets of the rows.
 
     Args:
         results: ``results.json``.
-        title: heading.
-        slices: shown; those that no system has are left out.
-        reference: the system that the others are tested against.
-        published: the paper's table, a key of :func:`allmrec_jax.report.paper.tables`.
+        runs: where the page of a run is, by identity; cells link there.
     """
-    systems: Mapping[str, Any] = results["systems"]
-    shown = [key for key in COLUMNS if any(key in row.get("all", {}) for row in systems.values())]
-    parts = [part for part in slices if part != "all" and any(part in row for row in systems.values())]
+    parts = [f"# {heading(results)}"]
+    for number, table in enumerate(all_tables(results)):
+        parts += [f"## {table.title}"] if number else []
+        parts += [table_markdown(table, runs or {}), *table.notes, *_reasons(table)]
+    lines = [f"- **{name}**: {'; '.join(words)}" for name, words in budgets(results)]
+    return "\n\n".join([*parts, "## Budgets", "\n".join(lines)]) + "\n"
+
+
+def table_markdown(table: Table, runs: Mapping[str, str]) -> str:
+    """One table in Markdown: the winner of a column in bold."""
+    heads = ["System", *(_joined(column.label, column.about) for column in table.columns)]
+    lines = [_line(map(_escaped, heads)), _line(["---", *("---:" for _ in table.columns)])]
+    for row in table.rows:
+        cells = []
+        for cell in row.cells:
+            text = f"[{cell.text}]({runs[cell.run]})" if cell.run and cell.run in runs else cell.text
+            text = f"**{text}**" if cell.best else text
+            cells.append(_joined(f"{text}: {cell.na}" if cell.na else text, cell.detail))
+        lines.append(_line([_escaped(row.name), *cells]))
+    return "\n".join(lines)
+
+
+def latex(results: Mapping[str, Any]) -> str:
+    """Every table of an evaluation in LaTeX, for the package ``booktabs``."""
     data = results["data"]["name"]
-    heads = ["System", "Users", "Seeds", *(COLUMNS[key] for key in shown), *(PARTS[part] for part in parts)]
-    heads += [f"Minus {reference}", "p", "Paper"]
-    lines = [f"# {title}", "", _measured_on(results), "", _line(heads), _line("---" for _ in heads)]
-    for name, row in systems.items():
-        seeds = {run["seed"] for run in results["runs"] if run["system"] == name}
-        cells = [name, f"{row['all']['n']:,}", str(len(seeds))]
-        cells += [_value(row["all"].get(key), interval=key == "hit@1") for key in shown]
-        cells += [_value(row.get(part, {}).get("hit@1")) for part in parts]
-        pair = f"{name} - {reference}"
-        cells += [_difference(results["paired"].get(pair, {}).get("all"))]
-        cells += [_probability(results.get("tests", {}).get(pair, {}).get("all"))]
-        cells += [_range(paper.hit_at_1(name, "all", published), data)]
-        lines.append(_line(cells))
-    lines += ["", "p: sign-flip test over users, two-sided, each on its own. Paper: Hit@1 there, " + _whose(data), ""]
-    return "\n".join([*lines, "## Budgets", "", *_budgets(results), ""])
+    return "\n".join(table_latex(table, data) for table in all_tables(results))
+
+
+def table_latex(table: Table, data: str) -> str:
+    """One table in LaTeX: the winner of a column in bold, intervals small beneath the values."""
+    label = "".join(c if c.isalnum() else "-" for c in f"{data}-{table.title}".lower())
+    columns = [f"{_tex(column.label)}{_small(column.about)}" for column in table.columns]
+    notes = " ".join([*table.notes, *_reasons(table)])
+    lines = [
+        r"% needs \usepackage{booktabs}",
+        r"\begin{table}\centering\small",
+        rf"\caption{{{_tex(table.title)}. {_tex(notes)}}}\label{{tab:{label}}}",
+        r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
+        r"\toprule",
+        " & ".join(["System", *columns]) + r" \\",
+        r"\midrule",
+    ]
+    for row in table.rows:
+        cells = []
+        for cell in row.cells:
+            text = _tex(cell.text)
+            cells.append((rf"\textbf{{{text}}}" if cell.best else text) + _small(cell.na or cell.detail))
+        lines.append(" & ".join([_tex(row.name), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def as_json(results: Mapping[str, Any]) -> str:
+    """Every cell of every table, with the reasons of those that have no value."""
+    found = [
+        {
+            "table": table.key,
+            "title": table.title,
+            "columns": ["System", *(_joined(column.label, column.about) for column in table.columns)],
+            "rows": [{"system": row.name, "cells": [_cell_json(cell) for cell in row.cells]} for row in table.rows],
+            "reasons": table.reasons,
+        }
+        for table in all_tables(results)
+    ]
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+
+def _cell_json(cell: Cell) -> dict[str, Any]:
+    named = {"text": cell.text, "detail": cell.detail, "best": cell.best, "run": cell.run, "na": cell.na}
+    return {key: value for key, value in named.items() if value}
+
+
+def _reasons(table: Table) -> list[str]:
+    return (
+        ["n/a: " + "; ".join(f"{code}: {words}" for code, words in table.reasons.items()) + "."]
+        if table.reasons
+        else []
+    )
+
+
+def _joined(text: str, detail: str) -> str:
+    return f"{text} ({detail})" if detail else text
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", r"\|").replace("_", r"\_")
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+_TEX = {
+    **{c: "\\" + c for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "−": "$-$",
+    "<": "$<$",
+    "“": "``",
+    "”": "''",
+    "–": "--",
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(c, c) for c in text)
+
+
+def _small(text: str) -> str:
+    return rf" {{\scriptsize {_tex(text)}}}" if text else ""
+
+
+# Cells.
+
+
+def _best(values: Mapping[str, Sequence[float] | None]) -> set[str]:
+    """The names with the highest value, of those that contend; none where only one does."""
+    contending = {name: value[0] for name, value in values.items() if value and name not in NO_CONTEST}
+    if len(contending) < 2:
+        return set()
+    return {name for name, value in contending.items() if value == max(contending.values())}
+
+
+def _value(
+    cell: Sequence[float] | None, best: bool = False, *, run: str | None = None, na: str = "not-measured"
+) -> Cell:
+    if cell is None:
+        return Cell("n/a", na=na)
+    return Cell(f"{cell[0]:.3f}", f"{cell[1]:.3f} to {cell[2]:.3f}", cell[0], best, run)
+
+
+def _plain(value: float | None, form: str) -> Cell:
+    return Cell() if value is None else Cell(form.format(value), sort=value)
+
+
+def _tested(results: Mapping[str, Any], name: str, other: str, part: str = "all") -> list[Cell]:
+    """Difference and p-value of a system against another; empty against itself."""
+    if name == other:
+        return [Cell(), Cell()]
+    found = pair_of(results, name, other, part)
+    if found is None:
+        asked = part in results["systems"][name] and part in results["systems"][other]
+        reason = "not-asked" if asked else "no-such-users"
+        return [Cell("n/a", na=reason), Cell("n/a", na=reason)]
+    (value, low, high), p = found
+    difference = Cell(_signed(value), f"{_signed(low)} to {_signed(high)}", value)
+    if p is None:
+        return [difference, Cell("n/a", na="not-asked")]
+    return [difference, Cell("<0.001" if p < 0.001 else f"{p:.3f}", sort=p)]
+
+
+def _papers(theirs: Mapping[str, float], data: str) -> Cell:
+    """The paper's value on this data set, or the range over its own."""
+    if not theirs:
+        return Cell()
+    if data in theirs:
+        return Cell(f"{theirs[data]:.3f}", sort=theirs[data])
+    low, high = min(theirs.values()), max(theirs.values())
+    return Cell(f"{low:.3f}" if low == high else f"{low:.2f} to {high:.2f}", sort=(low + high) / 2)
+
+
+def _beyond(value: Sequence[float] | None, theirs: Mapping[str, float], data: str) -> Cell:
+    """How far the value is from the paper's, or from the nearest end of its range."""
+    if value is None or not theirs:
+        return Cell()
+    low, high = (theirs[data],) * 2 if data in theirs else (min(theirs.values()), max(theirs.values()))
+    distance = value[0] - min(max(value[0], low), high)
+    return Cell("within" if low < high and not distance else _signed(distance), sort=distance)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def _measured_on(results: Mapping[str, Any]) -> str:
     files = sorted({run["candidates_sha"][:12] for run in results["runs"]})
+    counts = sorted({row["all"]["n"] for row in results["systems"].values()}, reverse=True)
+    few = "" if len(counts) == 1 else ", some systems the first " + " and ".join(f"{count:,}" for count in counts[1:])
+    seeds = sorted({run["seed"] for run in results["runs"]})
     return (
-        f"Data set {results['data']['name']} (hash {results['data']['hash'][:12]}), 20 candidates a user; candidate "
-        f"file {', '.join(files)} (a system asked about fewer users has the first so many of the same file). Values of "
-        "several seeds are means over them; intervals resample users."
+        f"Data set {results['data']['name']} (hash {results['data']['hash'][:12]}), {counts[0]:,} users{few}; 20 "
+        f"candidates each, candidate file {', '.join(files)}; seeds {', '.join(map(str, seeds))}. "
+        "Values of several seeds are means over them; intervals resample users."
     )
 
 
-def _budgets(results: Mapping[str, Any]) -> list[str]:
-    """Each row's trainings: what, how long, with which batch, and the run."""
-    lines = []
-    for name in results["systems"]:
-        parts = []
-        for run in results["runs"]:
-            if run["system"] != name:
-                continue
-            for node in run["trainings"]:
-                changes = "".join(f", {key} {value}" for key, value in node["changes"].items())
-                took = "" if node["seconds"] is None else f", {node['seconds']:,.0f} s"
-                parts.append(
-                    f"{node['kind']} {node['identity'][:12]} (preset {node['preset']}{changes}, seed {node['seed']}): "
-                    f"{node['steps']:,} {node['unit']} of batch {node['batch_size']}{took}"
-                )
-        asked = sum(run.get("seconds", 0.0) for run in results["runs"] if run["system"] == name)
-        lines.append(
-            f"- **{name}**: {'; '.join(dict.fromkeys(parts)) or 'nothing is trained'}; asked in {asked:,.0f} s"
-        )
-    return lines
-
-
-def _line(cells: Any) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _value(cell: Sequence[float] | None, *, interval: bool = False) -> str:
-    if cell is None:
-        return ""
-    return f"{cell[0]:.3f} ({cell[1]:.3f}–{cell[2]:.3f})" if interval else f"{cell[0]:.3f}"
-
-
-def _difference(cell: Sequence[float] | None) -> str:
-    return "" if cell is None else f"{cell[0]:+.3f} ({cell[1]:+.3f} to {cell[2]:+.3f})"
-
-
-def _probability(value: float | None) -> str:
-    return "" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _range(values: Mapping[str, float], data: str) -> str:
-    if not values:
-        return ""
-    if data in values:
-        return f"{values[data]:.3f}"
-    low, high = min(values.values()), max(values.values())
-    return f"{low:.3f}" if low == high else f"{low:.2f}–{high:.2f}"
+def _whose_short(data: str) -> str:
+    return "same data" if data in paper.DATASETS else "other data, other LLM"
 
 
 def _whose(data: str) -> str:
     if data in paper.DATASETS:
         return f"on {paper.DATASETS[data]}, with OPT-6.7B, by the official test."
-    return f"the range over its data sets ({', '.join(paper.DATASETS.values())}), with OPT-6.7B, by the official test."
+    return (
+        f"the range over its data sets ({', '.join(paper.DATASETS.values())}), with OPT-6.7B, by the official test: "
+        "other data and another language model, so compare the order of systems, not the values."
+    )

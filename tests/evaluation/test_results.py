@@ -112,6 +112,19 @@ def test_a_system_asked_about_fewer_users_is_compared_on_those():
     assert significance(part, [("A-LLMRec", "SASRec")]) == significance(alone, [("A-LLMRec", "SASRec")])
 
 
+def test_everybody_is_compared_with_the_best_of_the_baselines(tmp_path):
+    cf, ours = outcomes()
+    half = np.where(np.arange(60)[:, None] % 2, ours.scores, cf.scores)
+    rows = users_frame([cf, Outcome("NCF", half), ours], USERS, TARGETS, CANDIDATES, SLICES, 0)
+    empty = {"runs": [], "data": {}, "settings": {}, "versions": {}, "times": {}}
+    results = write_results(tmp_path, rows, pairs=[("A-LLMRec", "NCF")], baselines=["SASRec", "NCF"], **empty)
+    assert results["best_baseline"] == "NCF"  # A-LLMRec, which is no baseline, is right more often
+    ranked = {key for key in results["paired"] if "generated" not in key}
+    assert ranked == {"A-LLMRec - NCF", "SASRec - NCF"}
+    assert set(results["tests"]) == set(results["paired"])
+    assert write_results(tmp_path, rows, **empty)["best_baseline"] is None
+
+
 def test_an_empty_slice_is_left_out():
     part = users_frame(outcomes(), USERS, TARGETS, CANDIDATES, {"cold": np.array([999])}, 0)
     assert list(summarize(part)[0]["SASRec"]) == ["all"]

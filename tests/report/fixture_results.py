@@ -1,5 +1,6 @@
 """Results, users and training runs of the contract's shape, small and made up, for the report's tests."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def make_dataset(path: Path, users: int = 120, items: int = 60) -> Dataset:
         offsets=np.arange(users + 1) * 8,
         titles=titles,
         descriptions=["about space"] * items,
+        categories=[["Films", ("Comedy", "Western", "War")[item % 3]] for item in range(items)],
     )
 
 
@@ -55,25 +57,44 @@ def make_results(directory: Path, dataset: Dataset) -> dict[str, Any]:
         ]
         outcomes.append(Outcome(system, scores, texts if "LLM" in system else None, titles))
     frame = users_frame(outcomes, drawn.users, drawn.target, drawn.candidates, dataset.slices, drawn.seed)
-    run = {"scenario": "overall", "seed": 0, "id": "abc", "candidates_sha": drawn.sha256}
+    run = {"scenario": "overall", "seed": 0, "candidates_sha": drawn.sha256}
+    kinds = {"SASRec": "cf", "A-LLMRec": "stage2", "A-LLMRec (SBERT)": "stage2"}
     return write_results(
         directory,
         frame,
-        runs=[{"system": system, **run} for system in HIT],
+        runs=[{"system": system, "id": identity_of(kinds.get(system, "none")), **run} for system in HIT],
         data={"name": dataset.name, "hash": dataset.hash},
-        pairs=[("A-LLMRec", "SASRec"), ("A-LLMRec (SBERT)", "SASRec"), ("A-LLMRec, items permuted", "A-LLMRec")],
+        pairs=[*((system, "SASRec") for system in HIT if system not in ("SASRec", "Oracle")), ("A-LLMRec", "LLM-Only")],
+        baselines=["Popularity", "SASRec", "LLM-Only"],
         settings={"max_users": None, "llm": "opt-nano", "length_normalised": True},
         versions={"jax": "0.10.2", "flax": "0.12.8"},
         times={"steps": [{"name": "prepare", "seconds": 3.21, "peak_mib": 311.0}]},
     )
 
 
-def make_run(directory: Path, kind: str = "stage2", steps: int = 600) -> Path:
-    """A finished training run with curves."""
+def identity_of(kind: str) -> str:
+    """The identity of the made-up run of a kind."""
+    return hashlib.sha256(kind.encode()).hexdigest()
+
+
+def make_run(checkpoints: Path, kind: str = "stage2", steps: int = 600) -> Path:
+    """A finished training run with curves, where runs lie; stage 2 is built on the others."""
+    identity = identity_of(kind)
+    directory = checkpoints / "made-up" / kind / identity[:12]
     directory.mkdir(parents=True)
-    about = {"kind": kind, "identity": "f" * 64, "settings": {"learning_rate": 1e-4, "epochs": 5}, "seed": 0}
+    upstream = {role: identity_of(role) for role in ("cf", "stage1")} if kind == "stage2" else {}
+    about = {
+        "kind": kind,
+        "identity": identity,
+        "settings": {"learning_rate": 1e-4, "epochs": 5},
+        "seed": 0,
+        "upstream": upstream,
+        "versions": {"jax": "0.10.2"},
+        "command": ["/somewhere/private/allmrec/cli.py", "train", kind, "--data", "/somewhere/private/data"],
+    }
     (directory / "run.json").write_text(json.dumps(about))
     (directory / "DONE").write_text("{}")
+    (directory / "cost.json").write_text('{"seconds": 12.0, "peak_mib": 400}')
     lines = [{"step": step, "loss": 3 * 0.99**step + 0.4} for step in range(10, steps + 1, 10)]
     lines[-1] |= {"valid/hit@1": 0.41, "valid/mrr": 0.5}
     lines[len(lines) // 2] |= {"valid/hit@1": 0.3, "valid/mrr": 0.4}

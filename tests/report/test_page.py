@@ -1,40 +1,44 @@
-"""The report page: what it says, that it stands alone, and what bad input gets."""
+"""The report's pages: what they say, that they stand alone wherever they lie, and what bad input gets."""
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from click.testing import CliRunner
-from fixture_results import HIT, make_dataset, make_results, make_run
+from fixture_results import HIT, identity_of, make_dataset, make_results, make_run
 
 from allmrec_jax.commands.report import command
 from allmrec_jax.errors import UserError
-from allmrec_jax.report import figures, paper
-from allmrec_jax.report.page import read_results, write_report
+from allmrec_jax.report import paper
+from allmrec_jax.report.page import Found, read_results, write_report
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     make_results(root / "results", make_dataset(root / "data"))
-    runs = [make_run(root / "runs" / kind, kind) for kind in ("cf", "stage2")]
-    write_report(root / "report.html", [root / "results"], runs, data=root / "data")
+    runs = [make_run(root / "checkpoints", kind) for kind in ("cf", "stage2")]
+    write_report(root / "report.html", Found([root / "results"], runs, [root / "data"]), models=False)
+    found = Found([root / "results"], (), [root / "data"], root / "checkpoints", {"table6": "no 256 users"})
+    assert write_report(root / "made" / "site", found, models=False) == root / "made" / "site" / "index.html"
     return root
 
 
 class Page(HTMLParser):
     """Text, tags with attributes, and tags left open."""
 
-    VOID = ("meta", "br", "link", "img", "use", "path", "rect")
+    VOID = ("meta", "br", "link", "input")
 
     def __init__(self, source: str):
         super().__init__()
         self.words: list[str] = []
         self.tags: list[tuple[str, dict]] = []
         self.open: list[str] = []
-        self.feed(source)
+        self.feed(re.sub(r"<path[^>]*/>|<rect[^>]*/>|<circle[^>]*/>", "", source))
         self.text = re.sub(r"\s+", " ", " ".join(self.words))
 
     def handle_starttag(self, tag, attrs):
@@ -42,15 +46,12 @@ class Page(HTMLParser):
         if tag not in self.VOID:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
     def handle_endtag(self, tag):
-        if tag not in self.VOID:
-            assert self.open.pop() == tag
+        assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.words.append(data)
+        if self.open[-1:] not in (["script"], ["style"]):
+            self.words.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -58,61 +59,170 @@ def page(made: Path) -> Page:
     return Page((made / "report.html").read_text())
 
 
-def test_page_is_well_formed_and_stands_alone(made: Path, page: Page):
-    assert page.open == []
-    assert not {"script", "link", "img", "iframe"} & {tag for tag, _ in page.tags}
-    source = (made / "report.html").read_text()
-    assert not re.findall(r"(?:src|href)=[\"'](?!#)", source.replace('xlink:href="#', ""))
-    assert "url(http" not in source and "@import" not in source
+def site_pages(made: Path) -> list[Path]:
+    return sorted((made / "made" / "site").glob("**/*.html"))
 
 
-def test_ids_are_unique_so_that_figures_do_not_borrow_from_each_other(page: Page):
-    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
-    assert len(ids) == len(set(ids))
+def test_pages_are_well_formed_and_need_no_network(made: Path):
+    pages = [made / "report.html", *site_pages(made)]
+    assert len(pages) == 1 + 2 + 2  # the page; index and evaluation; two runs
+    for path in pages:
+        source = path.read_text()
+        assert Page(source).open == []
+        assert not re.search(r"https?://|url\(|@import", source), path
+        ids = [attrs["id"] for _, attrs in Page(source).tags if "id" in attrs]
+        assert len(ids) == len(set(ids))
+    assert not re.findall(r"(?:src|href)=[\"'](?!#)", (made / "report.html").read_text())
 
 
-def test_every_system_has_value_interval_and_the_papers_value(made: Path, page: Page):
+def test_every_link_of_a_moved_folder_leads_somewhere(made: Path, tmp_path: Path):
+    site = tmp_path / "elsewhere"
+    shutil.copytree(made / "made" / "site", site)
+    count = 0
+    for path in site.glob("**/*.html"):
+        for _, attrs in Page(path.read_text()).tags:
+            target = attrs.get("href") or attrs.get("src")
+            if target is None:
+                continue
+            name, _, anchor = unquote(target).partition("#")
+            there = (path.parent / name).resolve() if name else path
+            assert there.is_file() and there.is_relative_to(site), (path, target)
+            assert not anchor or any(a.get("id") == anchor for _, a in Page(there.read_text()).tags), (path, target)
+            count += 1
+    for table in site.glob("tables/*.md"):
+        for target in re.findall(r"\]\((.*?)\)", table.read_text()):
+            assert (table.parent / target).is_file()
+            count += 1
+    assert count > 40
+
+
+def test_a_value_leads_to_its_runs_settings_and_log(made: Path):
+    site = made / "made" / "site"
+    value = read_results(made / "results")["systems"]["A-LLMRec"]["all"]["hit@1"][0]
+    folder = f"runs/{identity_of('stage2')[:12]}"
+    assert f'<a class="v" href="{folder}/index.html">{value:.3f}</a>' in (site / "results.html").read_text()
+    run = Page((site / folder / "index.html").read_text())
+    assert "learning_rate 0.0001" in run.text and "It took 12 s and at most 400 MiB." in run.text
+    assert f"../{identity_of('cf')[:12]}/index.html" in [attrs.get("href") for _, attrs in run.tags]
+    assert len((site / folder / "metrics.jsonl").read_text().splitlines()) == 60
+    about = json.loads((site / folder / "run.json").read_text())
+    assert about["command"] == ["allmrec", "train", "stage2", "--data", "data"]
+    assert not any("private" in path.read_text() for path in site.glob("**/*.*"))
+
+
+def test_every_system_has_value_interval_paper_difference_and_tests(made: Path, page: Page):
+    results = read_results(made / "results")
+    value, low, high = results["systems"]["A-LLMRec"]["all"]["hit@1"]
+    row = f"A-LLMRec language model with aligned user and item vectors 120 {value:.3f} ★"
+    row = row.replace(" ★", " (best of this column)")  # the star itself is drawn by the style sheet
+    assert results["best_baseline"] == "SASRec"
+    difference = "{:+.3f} {:+.3f} to {:+.3f}".format(*results["paired"]["A-LLMRec - SASRec"]["all"])
+    p = results["tests"]["A-LLMRec - SASRec"]["all"]
+    tested = f"{difference.replace('-', '−')} {'<0.001' if p < 0.001 else f'{p:.3f}'}"
+    assert f"{row} {low:.3f} to {high:.3f} 0.33 to 0.62 within {tested}" in page.text
     for system in HIT:
         assert system in page.text
-    value, low, high = read_results(made / "results")["systems"]["A-LLMRec"]["all"]["hit@1"]
-    assert f"{value:.3f} {low:.3f} to {high:.3f} 0.33 to 0.62" in page.text  # the paper's range in its Table 1
     assert "other data and another language model" in page.text
+
+
+def test_a_missing_cell_says_why_and_is_counted(made: Path, tmp_path: Path):
+    index = Page((made / "made" / "site" / "index.html").read_text()).text
+    assert "n/a" not in index and "table6 : no 256 users" in index
+    results = json.loads((made / "results" / "results.json").read_text())
+    del results["paired"]["Popularity - SASRec"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    write_report(tmp_path / "site", Found([tmp_path]))
+    body = (tmp_path / "site" / "results.html").read_text()
+    assert body.count('data-na="not-asked"') == 2 + 2  # difference and p; the difference on warm and on cold items
+    index = Page((tmp_path / "site" / "index.html").read_text()).text
+    assert re.search(r"4 of \d+ cells are n/a", index) and "no paired answers of these two systems" in index
+    (cells,) = [
+        row["cells"]
+        for table in json.loads((tmp_path / "site" / "tables" / "results.json").read_text())
+        for row in table["rows"]
+        if table["table"] == "hits" and row["system"] == "Popularity"
+    ]
+    assert cells[-2:] == [{"text": "n/a", "na": "not-asked"}] * 2
 
 
 def test_figures_say_their_numbers_to_those_who_cannot_see(made: Path, page: Page):
     drawn = [attrs for tag, attrs in page.tags if tag == "svg"]
-    assert (
-        len(drawn) == 3 + 3 + 4
-    )  # slices, differences, two runs of a loss and of the validation metric that is not left out
+    # three slices, three of differences, popularity, two runs of a loss and one metric of validation
+    assert len(drawn) == 3 + 3 + 1 + 4
     labels = [attrs["aria-label"] for attrs in drawn]
     assert all(attrs["role"] == "img" for attrs in drawn)
     cold = read_results(made / "results")["systems"]["SASRec"]["cold"]["hit@1"][0]
     assert any("cold items: Oracle" in label and f"SASRec {cold:.3f}" in label for label in labels)
 
 
-def test_figures_follow_the_colour_scheme(made: Path):
-    source = (made / "report.html").read_text()
-    svg = "".join(re.findall(r"<svg.*?</svg>", source, re.DOTALL))
-    assert "var(--ours)" in svg
-    assert not re.findall(r"#[0-9a-f]{6}\b", svg)
-    unstyled = [text for text in re.findall(r"<text [^>]*>", svg) if "fill" not in text]
-    assert not unstyled
+def test_tables_speak_to_screen_readers(made: Path):
+    for path in (made / "report.html", *site_pages(made)):
+        tags = Page(path.read_text()).tags
+        counted = [sum(tag == name for tag, _ in tags) for name in ("table", "caption")]
+        assert counted[0] == counted[1]
+        assert all(attrs.get("scope") in ("col", "row") for tag, attrs in tags if tag == "th")
+        assert [attrs.get("lang") for tag, attrs in tags if tag == "html"] == ["en"]
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_colours_of_words_have_contrast_in_both_schemes(made: Path, dark: bool):
+    css = (made / "made" / "site" / "report.css").read_text()
+    colours = dict(re.findall(r"--([\w]+): (#\w{6})", css.split("@media (prefers-color-scheme: dark)")[dark]))
+    for words in ("ink", "soft", "ours", "cf", "other", "good", "bad", *(f"c{number}" for number in range(1, 7))):
+        for ground in ("page", "card", "mark"):
+            pair = sorted(luminance(colours[name]) for name in (words, ground))
+            assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, (words, ground)  # WCAG 2, level AA
+
+
+def test_figures_take_their_colours_from_the_style_sheet(made: Path):
+    svg = "".join(re.findall(r"<svg.*?</svg>", (made / "report.html").read_text(), re.DOTALL))
+    assert not re.findall(r"#[0-9a-f]{3,6}\b|(?:fill|stroke|style)=", svg)
 
 
 def test_titles_are_escaped(made: Path, page: Page):
-    assert "<b>Bold</b>" not in (made / "report.html").read_text()
+    source = (made / "report.html").read_text()
+    assert "<b>Bold" not in source and "\\u003cb>Bold\\u003c/b>" in source  # in HTML, and in the users' JSON
     assert 'The "<b>Bold</b>" & the 3th' in page.text
 
 
-def test_five_examples_show_prompt_answer_and_truth(page: Page):
-    assert sum(tag == "article" for tag, _ in page.tags) == 5
-    assert page.text.count("← true next item") == 5
-    assert page.text.count('The recommendation is "') == 5
+def test_without_a_script_three_users_and_a_whole_prompt_are_shown(page: Page):
+    assert sum(tag == "article" for tag, _ in page.tags) == 3
+    assert page.text.count("← true next item") == 3
+    assert page.text.count('The recommendation is "') == 1
+    assert "100 of 120 users, drawn by seed" in page.text
+
+
+def test_the_browser_has_every_answer_of_a_user(made: Path):
+    from allmrec_jax.evaluation.results import read_users
+
+    source = (made / "report.html").read_text()
+    data = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', source, re.DOTALL)[0])
+    assert data["systems"] == list(HIT) and len(data["users"]) == 100
+    user = data["users"][7]
+    rows = {row["system"]: row for row in read_users(made / "results").to_dicts() if row["user"] == user["u"]}
+    dataset = make_dataset(made / "again")
+    assert [data["titles"][number] for number in user["h"]] == [
+        dataset.titles[i] for i in dataset.sequence(user["u"])[:-1]
+    ]
+    for system, (rank, verdict, generated, scores) in zip(data["systems"], user["a"], strict=True):
+        row = rows[system]
+        assert [data["titles"][number] for number in user["c"]] == [dataset.titles[i] for i in row["candidates"]]
+        assert row["candidates"][user["t"]] == row["target"]
+        assert (rank, generated) == (row["rank"], row["generated"])
+        assert scores == pytest.approx(row["scores"], rel=1e-3)  # four digits are kept
+        right = row["rank"] == 1 if generated is None else row["strict"]
+        assert (data["verdicts"][verdict] == "right") == right
 
 
 def test_same_input_gives_the_same_page(made: Path):
-    runs = [made / "runs" / "cf", made / "runs" / "stage2"]
-    write_report(made / "again.html", [made / "results"], runs, data=made / "data")
+    runs = [made / "checkpoints" / "made-up" / kind / identity_of(kind)[:12] for kind in ("cf", "stage2")]
+    write_report(made / "again.html", Found([made / "results"], runs, [made / "data"]), models=False)
     assert (made / "again.html").read_text() == (made / "report.html").read_text()
 
 
@@ -121,21 +231,46 @@ def test_page_without_data_runs_or_generation(tmp_path: Path, made: Path):
     results["systems"] = {"SASRec": {"all": results["systems"]["SASRec"]["all"]}}
     results["paired"] = {}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    write_report(tmp_path / "report.html", [tmp_path])
+    write_report(tmp_path / "report.html", Found([tmp_path]))
     text = Page((tmp_path / "report.html").read_text()).text
     assert "Best Hit@1: SASRec" in text
-    assert "Cold and warm items" not in text and "Paired" not in text and "ValidRatio –" not in text
+    assert "Cold and warm items" not in text and "Paired differences" not in text and "Titles written" not in text
+    assert "The data set was not named" in text
+
+
+def few_shot(made: Path, root: Path, users: int, shift: float) -> Path:
+    """The fixture's results as if everything had been trained on so many users."""
+    results = json.loads((made / "results" / "results.json").read_text())
+    results["settings"] |= {
+        "table": "table6",
+        "title": f"Table 6: {users} users",
+        "published": f"table6_few_shot/{users}",
+    }
+    results["settings"]["scenario"] = {"scenario": "few-shot", "training_users": users, "sample_seed": 0}
+    for run in results["runs"]:
+        run["scenario"] = "few-shot"
+    results["systems"]["A-LLMRec"]["all"]["hit@1"] = [shift, shift - 0.05, shift + 0.05]
+    (root / str(users)).mkdir(parents=True)
+    (root / str(users) / "results.json").write_text(json.dumps(results))
+    return root / str(users)
+
+
+def test_few_training_users_become_one_curve_that_ends_with_everybody(made: Path, tmp_path: Path):
+    paths = [few_shot(made, tmp_path / "table6", users, shift) for users, shift in ((128, 0.2), (32, 0.1))]
+    found = Found([made / "results", *paths], (), [made / "data"])
+    write_report(tmp_path / "site", found, models=False)
+    body = (tmp_path / "site" / "table6-128.html").read_text()
+    whole = read_results(made / "results")["systems"]["A-LLMRec"]["all"]["hit@1"][0]
+    assert f"A-LLMRec 32: 0.100, 120: {whole:.3f}, 128: 0.200" in body
+    assert "0.16 to 0.31" in Page(body).text  # the paper at 128 users: A-LLMRec on its three data sets
+    index = Page((tmp_path / "site" / "index.html").read_text()).text
+    assert index.index("All test users") < index.index("Table 6: 128 users") < index.index("Table 6: 32 users")
 
 
 def test_paper_values():
     assert paper.hit_at_1("A-LLMRec", "all")["Luxury_Beauty"] == 0.5809
     assert paper.hit_at_1("A-LLMRec (SBERT)", "cold")["Movies_and_TV"] == 0.5772
     assert paper.hit_at_1("A-LLMRec, users swapped", "all") == {}
-
-
-def test_a_long_curve_is_binned_and_ends_at_its_last_value():
-    svg = figures.curve(range(1, 1001), [1000.0 - step for step in range(1, 1001)], "falls", unit="step")
-    assert "2</text>" in svg  # mean of the last five values: 4, 3, 2, 1, 0
 
 
 @pytest.mark.parametrize(
@@ -158,20 +293,30 @@ def test_bad_results_name_the_file(tmp_path: Path, content: str | None, message:
 def test_other_data_than_evaluated_is_refused(made: Path, tmp_path: Path):
     make_dataset(tmp_path / "data", users=30)
     with pytest.raises(UserError, match="measured on data set"):
-        write_report(tmp_path / "report.html", [made / "results"], data=tmp_path / "data")
+        write_report(tmp_path / "report.html", Found([made / "results"], (), [tmp_path / "data"]))
     assert not (tmp_path / "report.html").exists()
 
 
-def test_command_tells_results_from_runs(made: Path, tmp_path: Path):
+def test_command_looks_through_a_folder_and_tells_results_from_runs(made: Path, tmp_path: Path):
+    run = made / "checkpoints" / "made-up" / "cf" / identity_of("cf")[:12]
     out = tmp_path / "page.html"
-    told = CliRunner().invoke(command, [str(made / "runs" / "cf"), str(made / "results"), "--out", str(out)])
+    told = CliRunner().invoke(command, [str(run), str(made / "results"), "--out", str(out), "--checkpoints", "none"])
     assert told.exit_code == 0, told.output
     assert told.output.strip() == str(out)
     assert "Collaborative filtering" in Page(out.read_text()).text
+
+    for name in ("table10", "table9"):
+        shutil.copytree(made / "results", tmp_path / "all" / name)
+    (tmp_path / "all" / "tables.json").write_text('{"made": [], "not_made": {"table7": "one data set only"}}')
+    told = CliRunner().invoke(command, [str(tmp_path / "all"), "--out", str(tmp_path / "site")])
+    assert told.output.strip() == str(tmp_path / "site" / "index.html")
+    text = Page((tmp_path / "site" / "index.html").read_text()).text
+    assert "table7 : one data set only" in text and "table9/results.json, table10/results.json" in text
 
 
 def test_command_refuses_other_directories(made: Path, tmp_path: Path):
     told = CliRunner().invoke(command, [str(tmp_path)])
     assert isinstance(told.exception, UserError)
-    told = CliRunner().invoke(command, [str(made / "runs" / "cf")])
+    run = made / "checkpoints" / "made-up" / "cf" / identity_of("cf")[:12]
+    told = CliRunner().invoke(command, [str(run)])
     assert isinstance(told.exception, UserError)
