@@ -53,7 +53,8 @@ class Pieces(NamedTuple):
 
     A prompt is ``head title close <slot> (comma title close <slot>)* middle title close <slot> (comma title close
     <slot>)* tail`` and an answer ``title end`` plus the end-of-text token. Without item slots ``close`` is empty and
-    the closing quote is the first character of ``comma``, ``middle`` and ``tail``.
+    the closing quote is the first character of ``comma``, ``middle`` and ``tail``. Where there is no history, ``alone``
+    stands in place of everything up to ``middle``.
     """
 
     head: Any
@@ -62,20 +63,25 @@ class Pieces(NamedTuple):
     middle: Any
     tail: Any
     end: Any
+    alone: Any
 
 
 def prompt_text(style: PromptStyle, *, user_slot: bool = True, item_slots: bool = True) -> Pieces:
     """The fixed pieces as text. The user slot and the beginning-of-text token come before ``head``."""
     intro = " is a user representation." if user_slot else ""
     close, quote = ('"', "") if item_slots else ("", '"')
+    request = (
+        f"Recommend one next {style.noun} for this user to {style.verb} next "
+        f'from the following {style.noun} title set, "'
+    )
     return Pieces(
         head=f'{intro}This user has {style.past} "',
         close=close,
         comma=f'{quote},"',
-        middle=f"{quote} in the previous. Recommend one next {style.noun} for this user to {style.verb} next "
-        f'from the following {style.noun} title set, "',
+        middle=f"{quote} in the previous. {request}",
         tail=f'{quote}. The recommendation is "',
         end='"',
+        alone=f"{intro}{request}",
     )
 
 
@@ -252,7 +258,7 @@ def build_prompts(
     """Assembles one prompt per row.
 
     Args:
-        histories: [B, T] item indices, oldest first, left-padded with 0; at least one item a row.
+        histories: [B, T] item indices, oldest first, left-padded with 0.
         candidates: [B, K] item indices in displayed order.
         targets: [B] item indices to append as answers, or None for inference.
         soft: the layout with soft tokens; False is the text-only layout.
@@ -266,23 +272,63 @@ def build_prompts(
     pieces = tables.pieces(style, user_slot, item_slots)
     items = np.concatenate([histories, candidates], axis=1).astype(np.int32)
     width = histories.shape[1]
-    rows, starts, dropped, answers = [], [], [], []
+    fitted, answers = [], []
     for b, row in enumerate(items):
-        columns = np.flatnonzero(row[:width])
-        if not len(columns):
-            raise ValueError(f"row {b}: a history without items")
         reserve = max(len(tables.answer(item)) for item in row[width:])
-        prompt, left_out = _fit(tables, pieces, row, columns, width, user_slot, item_slots, reserve)
-        answer = tables.answer(targets[b]) if targets is not None else np.empty(0, np.int32)
-        rows.append([*prompt, (answer, NO_SLOT, 0)])
-        starts.append(sum(len(ids) for ids, _, _ in prompt))
-        dropped.append(left_out)
-        answers.append(answer)
+        fitted.append(_fit(tables, pieces, row, width, user_slot, item_slots, reserve))
+        answers.append(tables.answer(targets[b]) if targets is not None else np.empty(0, np.int32))
+    return _packed(tables, items, fitted, answers)
 
+
+GENRE_QUESTION = ' in the previous. The favorite genres of this user are "'
+"""What follows a history when the user's favourite genres are asked for (Figures 4, 5). The paper does not print its
+wording; ``opt-nano`` was trained with this one."""
+
+
+def build_questions(
+    tables: PromptTables,
+    style: PromptStyle,
+    histories: np.ndarray,
+    question: str,
+    *,
+    item_slots: bool,
+    reserve: int,
+) -> PromptBatch:
+    """Prompts that show a history alone and ask for free text.
+
+    Args:
+        tables: of the catalogue and the language model.
+        style: the words.
+        histories: [B, T] item indices, left-padded with 0.
+        question: what follows the last title's closing quote, tokenised on its own.
+        item_slots: False leaves the item vectors out.
+        reserve: tokens that the answer may take.
+
+    Raises:
+        UserError: a prompt is longer than the language model allows even with one history item.
+    """
+    pieces = tables.pieces(style, False, item_slots)
+    asked = tokenize(tables.tokenizer, question)
+    # Without slots the closing quote is the first token of what follows, on its own as in opt-nano's training.
+    pieces = pieces._replace(middle=asked if item_slots else np.concatenate([pieces.end, asked]))
+    items = histories.astype(np.int32)
+    fitted = [_fit(tables, pieces, row, items.shape[1], False, item_slots, reserve) for row in items]
+    return _packed(tables, items, fitted, [np.empty(0, np.int32)] * len(items))
+
+
+def _packed(
+    tables: PromptTables,
+    items: np.ndarray,
+    fitted: "Sequence[tuple[list[Part], int]]",
+    answers: Sequence[np.ndarray],
+) -> PromptBatch:
+    """Prompts of :func:`_fit` and their answers as arrays."""
+    starts = [sum(len(ids) for ids, _, _ in parts) for parts, _ in fitted]
     lengths = np.asarray([start + len(answer) for start, answer in zip(starts, answers, strict=True)], np.int32)
     size = (len(items), min(bucket(int(lengths.max())), tables.max_length))
     ids, slot, slot_index = np.full(size, tables.pad, np.int32), np.zeros(size, np.int32), np.zeros(size, np.int32)
-    for b, row in enumerate(rows):
+    for b, ((parts, _), answer) in enumerate(zip(fitted, answers, strict=True)):
+        row = [*parts, (answer, NO_SLOT, 0)]
         ids[b, : lengths[b]] = np.concatenate([part for part, _, _ in row])
         kinds = [(kind, index) for part, kind, index in row for _ in part]
         slot[b, : lengths[b]], slot_index[b, : lengths[b]] = zip(*kinds, strict=True)
@@ -296,7 +342,7 @@ def build_prompts(
         target_start=np.asarray(starts, np.int32),
         targets=target_ids,
         target_mask=target_mask,
-        dropped=np.asarray(dropped, np.int32),
+        dropped=np.asarray([left_out for _, left_out in fitted], np.int32),
     )
 
 
@@ -308,15 +354,14 @@ def _fit(
     tables: PromptTables,
     pieces: Pieces,
     row: np.ndarray,
-    columns: np.ndarray,
     width: int,
     user_slot: bool,
     item_slots: bool,
     reserve: int,
 ) -> tuple[list[Part], int]:
     """The prompt's parts, without the oldest history items where all do not fit, and how many those are."""
-    shown = np.arange(width, len(row))
-    for left_out in range(len(columns)):
+    columns, shown = np.flatnonzero(row[:width]), np.arange(width, len(row))
+    for left_out in range(max(len(columns), 1)):
         parts = _parts(tables, pieces, row, columns[left_out:], shown, user_slot, item_slots)
         length = sum(len(ids) for ids, _, _ in parts) + reserve
         if length <= tables.max_length:
@@ -338,7 +383,7 @@ def _parts(
 ) -> list[Part]:
     blank, bos = np.asarray([tables.pad], np.int32), np.asarray([tables.bos], np.int32)
     parts: list[Part] = [(blank, USER_SLOT, 0)] if user_slot else []
-    parts += [(bos, NO_SLOT, 0), (pieces.head, NO_SLOT, 0)]
+    parts += [(bos, NO_SLOT, 0), (pieces.head if len(history) else pieces.alone, NO_SLOT, 0)]
     for columns, last in ((history, pieces.middle), (shown, pieces.tail)):
         for column in columns:
             parts += [(tables.titles[row[column]], NO_SLOT, 0), (pieces.close, NO_SLOT, 0)]

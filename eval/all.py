@@ -1,53 +1,87 @@
-"""``allmrec experiment all``: every table of the paper that the data set can serve, and one page of them all."""
+"""``allmrec experiment all``: every table and figure of the paper that the data set can serve, and one page of them."""
 
 import dataclasses
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.eval.runner import Options, table_options
+from allmrec_jax.eval.runner import Options, Table, only_planned, table_options, target_option
+from allmrec_jax.evaluation.experiment import held
 from allmrec_jax.fileio import write_text
 
-TABLES = ("table1", "table4", "table5", "table6", "table8", "table9", "table10", "table11")
+TABLES = (
+    "table1",
+    "table4",
+    "table5",
+    "table6",
+    "table7",
+    "table8",
+    "table9",
+    "table10",
+    "table11",
+    "genres",
+)
 
 
 @click.command(
     name="all",
     short_help="every table that the data can serve",
-    epilog="Example: allmrec experiment all --data data/Movies --llm-users 500 --set stage2.steps=160",
+    epilog="Example: allmrec experiment all --data data/Movies --target data/Games --llm-users 500",
 )
+@target_option
 @table_options
 def command(options: Options) -> None:
     """Make every table, each in a folder of its own, and a report of them all.
 
-    A table that the data set cannot serve says why, and the others go on; `tables.json` holds the reasons. What one
-    table trained or asked, the next ones use.
+    The whole plan comes first. A table that the data set cannot serve says why before anything trains, and the others
+    go on; `tables.json` holds the reasons. What one table trained or asked, the next ones use.
     """
     out = options.out or Path("runs") / "all" / load_dataset(options.data).name
-    made, reasons = [], {}
+    tables: dict[str, list[Table]] = {}
+    reasons: dict[str, str] = {}
     for name in TABLES:
-        click.secho(f"\n{name}", bold=True, err=True)
         try:
-            importlib.import_module(f"allmrec_jax.eval.{name}").run(dataclasses.replace(options, out=out / name))
-            made.append(name)
+            program = importlib.import_module(f"allmrec_jax.eval.{name}")
+            tables[name] = program.plan_tables(dataclasses.replace(options, out=out / name))
         except UserError as error:
             reasons[name] = str(error)
-            click.echo(f"{name}: {error}", err=True)
-    if not (options.dry_run or options.slurm):
-        write_text(out / "tables.json", json.dumps({"made": made, "not_made": reasons}, indent=2) + "\n")
-        results = sorted(path.parent for name in made for path in (out / name).glob("**/results.json"))
-        if results:
-            from allmrec_jax.report.page import Found, write_report
-
-            found = Found(results, (), [options.data], options.checkpoints, reasons)
-            click.echo(write_report(out / "report", found))
+            click.echo(f"{name} cannot be made: {error}", err=True)
+    if not only_planned(options, [table for each in tables.values() for table in each]):
+        with held(out / ".lock"):
+            made = [name for name, each in tables.items() if _made(name, each, reasons)]
+            write_text(out / "tables.json", json.dumps({"made": made, "not_made": reasons}, indent=2) + "\n")
+            write_site(
+                out, options, [table.out for name in made for table in tables[name] if name != "genres"], reasons
+            )
     if reasons:
         first, reason = next(iter(reasons.items()))
         raise UserError(f"{len(reasons)} of {len(TABLES)} tables were not made; {first}: {reason}")
+
+
+def _made(name: str, tables: list[Table], reasons: dict[str, str]) -> bool:
+    try:
+        for table in tables:
+            click.secho(f"\n{table.title}", bold=True, err=True)
+            table.make()
+    except UserError as error:
+        reasons[name] = str(error)
+        click.echo(f"{name}: {error}", err=True)
+        return False
+    return True
+
+
+def write_site(out: Path, options: Options, results: list[Path], reasons: Mapping[str, str]) -> None:
+    """One site of all results."""
+    from allmrec_jax.report.page import Found, write_report
+
+    if results:
+        found = Found(results, (), [options.data], options.checkpoints, reasons)
+        click.echo(write_report(out / "report", found))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from allmrec_jax.data.scenarios import Scenario, overall
 from allmrec_jax.eval.overall import progress
 from allmrec_jax.evaluation.experiment import (
     Asking,
+    Row,
     Workplace,
     check_texts,
     evaluate_rows,
@@ -23,7 +24,16 @@ from allmrec_jax.evaluation.experiment import (
     write_slurm,
 )
 from allmrec_jax.evaluation.results import table
-from allmrec_jax.evaluation.rows import OTHER_PRESET, Recipes, at_seeds, choose, is_baseline
+from allmrec_jax.evaluation.rows import (
+    OTHER_PRESET,
+    REDUCED,
+    REDUCED_ROW,
+    Budget,
+    Recipes,
+    at_seeds,
+    choose,
+    is_baseline,
+)
 from allmrec_jax.evaluation.systems import EvaluationSettings
 from allmrec_jax.fileio import write_text
 from allmrec_jax.inference.decode import PRESETS as DECODING
@@ -53,6 +63,7 @@ class Options:
     longformer: str | None
     style: str | None
     changes: tuple[str, ...]
+    whole_budget: bool
     candidate_seed: int
     max_users: int | None
     llm_users: int | None
@@ -64,6 +75,11 @@ class Options:
     dry_run: bool
     jobs: int
     slurm: Path | None
+    target: Path | None = None
+
+    def folder(self, name: str, dataset: Dataset) -> Path:
+        """Where a table's results go."""
+        return self.out or Path("runs") / name / dataset.name
 
 
 def table_options(command: Callable) -> Callable:
@@ -72,8 +88,8 @@ def table_options(command: Callable) -> Callable:
     count = click.IntRange(min=1)
 
     def wrapped(**given: Any) -> Any:
-        options = Options(**{field.name: given.pop(field.name) for field in dataclasses.fields(Options)})
-        return command(options=options, **given)
+        known = {field.name for field in dataclasses.fields(Options)} & set(given)
+        return command(options=Options(**{name: given.pop(name) for name in known}), **given)
 
     wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
     wrapped.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
@@ -90,6 +106,12 @@ def table_options(command: Callable) -> Callable:
             click.option("--style", type=click.Choice(["neutral", "movies", "games", "goods"]), help="Prompts' words."),
             click.option(
                 "--set", "changes", multiple=True, metavar="KIND.SETTING=VALUE", help="Change a setting of a training."
+            ),
+            click.option(
+                "--whole-budget",
+                is_flag=True,
+                help="Train everything by the preset's own budget; preset small cuts that of ablations and of other "
+                "backbones, and of an A-LLMRec to compare them with.",
             ),
             click.option("--candidate-seed", type=int, default=0, show_default=True, help="Of the candidate file."),
             click.option("--max-users", type=count, help="Ask so many test users, a seeded sample.  [all]"),
@@ -114,17 +136,79 @@ def table_options(command: Callable) -> Callable:
     return wrapped
 
 
-def run_table(
+target_option = click.option(
+    "--target",
+    type=click.Path(path_type=Path),
+    help="Another data set, whose users and items systems are asked about without being trained on it (Table 7).",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table that is planned: what it lacks of data, models or candidates has been said.
+
+    Attributes:
+        name: e.g. ``"table1"``.
+        title: of the rendered table.
+        options: of the command line.
+        dataset: that results are filed under: the one named, or the one asked about in its place.
+        work: where its rows are trained.
+        rows: to ask.
+        asking: how.
+        out: where the results go.
+        reference: the row that every other one is tested against.
+        record: for ``results.json``.
+        render: writes the table and what belongs beside it, given ``results.json``.
+    """
+
+    name: str
+    title: str
+    options: Options
+    dataset: Dataset
+    work: Workplace
+    rows: Sequence[Row]
+    asking: Asking
+    out: Path
+    reference: str
+    record: dict[str, Any]
+    render: "Callable[[Table, dict[str, Any]], None]"
+
+    def make(self) -> None:
+        """Trains what is missing, asks every row, and writes the results into :attr:`out`."""
+        from allmrec_jax.sharding import use_mesh
+
+        with held(self.out / ".lock"):
+            run_missing(self.work, self.rows, self.options.jobs)
+            with use_mesh(self.work.mesh):
+                results = evaluate_rows(
+                    self.work,
+                    self.rows,
+                    self.asking,
+                    self.out,
+                    data={"name": self.dataset.name, "hash": self.dataset.hash},
+                    reference=self.reference,
+                    baselines=[row.name for row in self.rows if is_baseline(row.name)],
+                    settings=self.record,
+                    advance=progress,
+                )
+            self.render(self, results)
+        click.echo(self.out)
+
+
+def plan_table(
     options: Options,
     name: str,
     title: str,
     systems: Sequence[str],
     *,
     scenario: Callable[[Dataset], Scenario] = overall,
+    budget: Budget | None = None,
     reference: str = "SASRec",
     published: str = "table1_overall",
-) -> dict[str, Any] | None:
-    """Plans, trains what is missing, asks every row, and writes ``results.json``, ``users.parquet`` and the tables.
+    question: str | None = None,
+    render: "Callable[[Table, dict[str, Any]], None] | None" = None,
+) -> Table:
+    """A table, planned and checked; nothing is trained.
 
     Args:
         options: of the command line.
@@ -132,30 +216,32 @@ def run_table(
         title: of the rendered table.
         systems: the table's own, where the user names none.
         scenario: who is trained on and who is asked about.
+        budget: of its rows, where it is not the preset's own.
         reference: the row that every other one is tested against.
         published: the paper's table, see :func:`allmrec_jax.report.paper.hit_at_1`.
+        question: see :class:`allmrec_jax.evaluation.experiment.Asking`.
+        render: see :class:`Table`; by default :func:`render_table`.
 
-    Returns:
-        ``results.json``; ``None`` after a dry run.
+    Raises:
+        UserError: something that it needs is not there.
     """
-    from allmrec_jax.report.page import Found, write_report
-    from allmrec_jax.report.tables import markdown
-    from allmrec_jax.sharding import parse_mesh, use_mesh
+    from allmrec_jax.sharding import parse_mesh
 
     dataset = load_dataset(options.data)
     where = scenario(dataset)
     named = {"llm": options.llm, "encoder": options.sentence_encoder, "longformer": options.longformer}
     models = MODELS[options.preset] | {role: name for role, name in named.items() if name}
-    mesh = parse_mesh(options.mesh) if options.mesh else None
-    work = Workplace(where.trained, options.checkpoints, models, mesh)
+    work = Workplace(where.trained, options.checkpoints, models, parse_mesh(options.mesh) if options.mesh else None)
     given = parse_changes(options.changes)
     if options.style:
         for kind in STYLED:
             given.setdefault(kind, {}).setdefault("style", options.style)
-    recipes = Recipes(options.preset, given)
-    own = [system for system in systems if system != OTHER_PRESET[options.preset]]
-    names = choose(own, options.systems)
-    rows = at_seeds(recipes, names, options.seeds, options.few_seeds or options.seeds)
+    recipes = Recipes(options.preset, given, options.whole_budget)
+    cut = bool(REDUCED[options.preset]) and not options.whole_budget
+    unfit = {OTHER_PRESET[options.preset], *(() if cut else (REDUCED_ROW,))}
+    names = choose([system for system in systems if system not in unfit], options.systems)
+    few_seeds = options.few_seeds or options.seeds
+    rows = at_seeds(recipes if budget is None else recipes.at(budget), names, options.seeds, few_seeds)
     check_texts(dataset, rows)
     settings = EvaluationSettings(
         options.candidate_seed,
@@ -165,40 +251,54 @@ def run_table(
         options.generate,
         recipes.wording(),
     )
-    asking = Asking(where, options.candidate_seed, options.max_users, options.llm_users, settings)
+    asking = Asking(where, options.candidate_seed, options.max_users, options.llm_users, settings, question)
     for row in rows:  # what candidates or models lack is said before anything trains
         asking.candidates(row)
-    click.echo(show_plan(work, rows), err=True)
-    if options.slurm:
-        click.echo(write_slurm(work, rows, options.slurm / name))
-    if options.slurm or options.dry_run:
-        return None
-    out = options.out or Path("runs") / name / dataset.name
-    with held(out / ".lock"):
-        run_missing(work, rows, options.jobs)
-        with use_mesh(mesh):
-            results = evaluate_rows(
-                work,
-                rows,
-                asking,
-                out,
-                data={"name": dataset.name, "hash": dataset.hash},
-                reference=reference,
-                baselines=[name for name in names if is_baseline(name)],
-                settings={
-                    "table": name,
-                    "title": title,
-                    "reference": reference,
-                    "published": published,
-                    "preset": options.preset,
-                    "systems": names,
-                    **models,
-                },
-                advance=progress,
-            )
-        write_text(out / f"{name}.md", markdown(results))
-        trained = [work.path(node) for node in plan(rows) if node.seed == 0]
-        write_report(out / "report.html", Found([out], trained, [options.data]), title=title, models=False)
+        for node in row.nodes():
+            work.identity(node)
+    reduced = budget is REDUCED and cut
+    title += ", at a reduced budget" if reduced else ""
+    record = {
+        "table": name,
+        "title": title,
+        "reference": reference,
+        "published": published,
+        "preset": options.preset,
+        "reduced": reduced,
+        "systems": names,
+        **models,
+    }
+    out = options.folder(name, dataset)
+    told = where.asked if where.transferred else dataset
+    return Table(name, title, options, told, work, rows, asking, out, reference, record, render or render_table)
+
+
+def render_table(made: Table, results: dict[str, Any]) -> None:
+    """The table as Markdown and on a page."""
+    from allmrec_jax.report.page import Found, write_report
+    from allmrec_jax.report.tables import markdown
+
+    write_text(made.out / f"{made.name}.md", markdown(results))
+    trained = [made.work.path(node) for node in plan(made.rows) if node.seed == 0]
+    found = Found([made.out], trained, [made.dataset.path])
+    write_report(made.out / "report.html", found, title=made.title, models=False)
     click.echo(table(results["systems"]))
-    click.echo(out)
-    return results
+
+
+def only_planned(options: Options, tables: Sequence[Table]) -> bool:
+    """Prints the plan of all tables; whether that was all: ``--dry-run``, or ``--slurm``, which writes its files."""
+    click.echo(show_plan([(table.work, table.rows, table.asking) for table in tables]), err=True)
+    if options.slurm is None:
+        return options.dry_run
+    for number, each in enumerate(tables):
+        place = options.slurm / (each.name if len(tables) == 1 else f"{number:02}-{each.name}")
+        click.echo(write_slurm(each.work, each.rows, place))
+    return True
+
+
+def make_tables(options: Options, tables: Sequence[Table]) -> None:
+    """Plans all tables and makes them."""
+    if not only_planned(options, tables):
+        for each in tables:
+            click.secho(each.title, bold=True, err=True)
+            each.make()

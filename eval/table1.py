@@ -2,7 +2,7 @@
 
 import click
 
-from allmrec_jax.eval.runner import Options, run_table, table_options
+from allmrec_jax.eval.runner import Options, Table, make_tables, plan_table, table_options
 from allmrec_jax.evaluation.rows import known_systems
 
 
@@ -18,12 +18,12 @@ def command(options: Options) -> None:
     Finished trainings are found by their identity and not repeated; an interrupted table goes on where it was. Warm and
     cold items are columns of it, backbones rows of it.
     """
-    run(options)
+    make_tables(options, plan_tables(options))
 
 
-def run(options: Options) -> None:
+def plan_tables(options: Options) -> list[Table]:
     """The table."""
-    run_table(options, "table1", "Table 1: overall", known_systems())
+    return [plan_table(options, "table1", "Table 1: overall", known_systems())]
 
 
 if __name__ == "__main__":

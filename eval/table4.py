@@ -6,7 +6,7 @@ are slices of Table 1's answers, which are read again where they are there.
 
 import click
 
-from allmrec_jax.eval.runner import Options, run_table, table_options
+from allmrec_jax.eval.runner import Options, Table, make_tables, plan_table, table_options
 from allmrec_jax.evaluation.rows import TALLREC, TEXT_SYSTEMS
 
 SYSTEMS = ("SASRec", *TEXT_SYSTEMS, *TALLREC, "A-LLMRec", "A-LLMRec (SBERT)")
@@ -20,12 +20,12 @@ SYSTEMS = ("SASRec", *TEXT_SYSTEMS, *TALLREC, "A-LLMRec", "A-LLMRec (SBERT)")
 @table_options
 def command(options: Options) -> None:
     """Compare systems on users whose next item is cold or warm."""
-    run(options)
+    make_tables(options, plan_tables(options))
 
 
-def run(options: Options) -> None:
+def plan_tables(options: Options) -> list[Table]:
     """The table."""
-    run_table(options, "table4", "Table 4: cold and warm items", SYSTEMS)
+    return [plan_table(options, "table4", "Table 4: cold and warm items", SYSTEMS)]
 
 
 if __name__ == "__main__":

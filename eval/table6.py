@@ -1,15 +1,13 @@
 """``allmrec experiment table6``: few training users (the paper's Table 6)."""
 
 import dataclasses
-import functools
-from pathlib import Path
 
 import click
 
 from allmrec_jax.data.dataset import load_dataset
-from allmrec_jax.data.scenarios import few_shot
-from allmrec_jax.eval.runner import Options, run_table, table_options
-from allmrec_jax.evaluation.rows import TALLREC, TEXT_SYSTEMS
+from allmrec_jax.data.scenarios import Scenario, few_shot
+from allmrec_jax.eval.runner import Options, Table, make_tables, plan_table, table_options
+from allmrec_jax.evaluation.rows import FEW_SHOT, TALLREC, TEXT_SYSTEMS
 
 SYSTEMS = ("SASRec", *sorted({"MoRec"} & set(TEXT_SYSTEMS)), *TALLREC, "A-LLMRec", "A-LLMRec (SBERT)")
 
@@ -26,23 +24,20 @@ SYSTEMS = ("SASRec", *sorted({"MoRec"} & set(TEXT_SYSTEMS)), *TALLREC, "A-LLMRec
 @table_options
 def command(options: Options, users: tuple[int, ...], sample_seed: int) -> None:
     """Train every system on so many users and ask about all users; a folder of results for each number."""
-    run(options, users, sample_seed)
+    make_tables(options, plan_tables(options, users, sample_seed))
 
 
-def run(options: Options, users: tuple[int, ...] = (256, 128), sample_seed: int = 0) -> None:
-    """The table for each number of users."""
+def plan_tables(options: Options, users: tuple[int, ...] = (256, 128), sample_seed: int = 0) -> list[Table]:
+    """A table for each number of users."""
     dataset = load_dataset(options.data)
-    scenarios = {count: few_shot(dataset, count, sample_seed) for count in users}
-    out = options.out or Path("runs") / "table6" / dataset.name
-    for count, where in scenarios.items():
-        run_table(
-            dataclasses.replace(options, out=out / str(count)),
-            "table6",
-            f"Table 6: trained on {count} users",
-            SYSTEMS,
-            scenario=functools.partial(lambda where, _: where, where),
-            published=f"table6_few_shot/{count}",
-        )
+    out = options.folder("table6", dataset)
+
+    def planned(where: Scenario, count: int) -> Table:
+        own = dataclasses.replace(options, out=out / str(count))
+        title, published = f"Table 6: trained on {count} users", f"table6_few_shot/{count}"
+        return plan_table(own, "table6", title, SYSTEMS, scenario=lambda _: where, published=published, budget=FEW_SHOT)
+
+    return [planned(few_shot(dataset, count, sample_seed), count) for count in users]
 
 
 if __name__ == "__main__":

@@ -2,29 +2,29 @@
 
 import click
 
-from allmrec_jax.eval.runner import Options, run_table, table_options
-from allmrec_jax.evaluation.rows import STAGE1_ABLATIONS
+from allmrec_jax.eval.runner import Options, Table, make_tables, plan_table, table_options
+from allmrec_jax.evaluation.rows import REDUCED, STAGE1_ABLATIONS
 
 
 @click.command(
     name="table8",
     short_help="stage 1 without each of its parts (Table 8)",
-    epilog="Example: allmrec experiment table8 --data data/Movies --set stage2.steps=160",
+    epilog="Example: allmrec experiment table8 --data data/Movies",
 )
 @table_options
 def command(options: Options) -> None:
     """Train both stages again without each loss of stage 1, and with the sentence encoder frozen.
 
-    Every row has the same budget, A-LLMRec's own among them; `--set` cuts it for all alike.
+    Every row has the same budget, A-LLMRec among them; preset small reduces it, --whole-budget does not.
     """
-    run(options)
+    make_tables(options, plan_tables(options))
 
 
-def run(options: Options) -> None:
+def plan_tables(options: Options) -> list[Table]:
     """The table."""
     systems = ("A-LLMRec", *STAGE1_ABLATIONS)
-    title = "Table 8: ablations of stage 1"
-    run_table(options, "table8", title, systems, reference="A-LLMRec", published="table8_stage1_ablation")
+    title, published = "Table 8: ablations of stage 1", "table8_stage1_ablation"
+    return [plan_table(options, "table8", title, systems, budget=REDUCED, reference="A-LLMRec", published=published)]
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def command(
     (system,) = choose([], [system])
     points = [tuple(point) for point in itertools.product(*map(_values, grid))]
     rows = {point: _row(preset, system, seed, (*changes, *point)) for point in points}
-    click.echo(show_plan(work, list(rows.values())), err=True)
+    click.echo(show_plan([(work, list(rows.values()), None)]), err=True)
     if dry_run:
         return
     out = out or Path("runs") / "tune" / dataset.name

@@ -4,14 +4,18 @@ import tiny_llm
 
 from allmrec_jax.errors import UserError
 from allmrec_jax.prompts import (
+    GENRE_QUESTION,
     ITEM_SLOT,
+    NO_SLOT,
     STYLES,
     USER_SLOT,
     PromptBatch,
     PromptTables,
     bucket,
     build_prompts,
+    build_questions,
     title_table,
+    tokenize,
 )
 
 HOSTILE = [
@@ -163,6 +167,50 @@ def test_padding_is_on_the_right_and_bucketed():
     assert batch.lengths[0] != batch.lengths[1]
 
 
-def test_a_history_without_items_is_a_bug():
-    with pytest.raises(ValueError, match="row 0"):
-        build_prompts(tables(tiny_llm.TITLES), STYLES["neutral"], np.array([[0, 0]]), np.array([[4]]), soft=True)
+@pytest.mark.parametrize("soft", [True, False])
+def test_without_a_history_a_prompt_begins_with_the_request(soft):
+    made = tables(tiny_llm.TITLES)
+    batch = build_prompts(made, STYLES["movies"], np.array([[0, 0], [0, 3]]), np.array([[4], [4]]), soft=soft)
+    told = [
+        made.tokenizer.decode(
+            [token for token, slot in zip(ids[:length], slots, strict=False) if slot == NO_SLOT],
+            clean_up_tokenization_spaces=False,
+        )
+        for ids, slots, length in zip(batch.ids, batch.slot, batch.lengths, strict=True)
+    ]
+    request = "Recommend one next movie for this user to watch next"
+    user = " is a user representation." if soft else ""
+    assert told[0].startswith(f"</s>{user}{request}") and told[0].split(request)[1] == told[1].split(request)[1]
+    assert (batch.slot[0] == ITEM_SLOT).sum() == (1 if soft else 0)
+
+
+@pytest.mark.parametrize("item_slots", [True, False])
+def test_a_question_behind_a_history_reads_as_in_opt_nanos_training(item_slots):
+    made = tables(tiny_llm.TITLES)
+    histories = np.array([[0, 3, 1], [5, 2, 4]])
+    asked = build_questions(made, STYLES["movies"], histories, GENRE_QUESTION, item_slots=item_slots, reserve=8)
+    pieces = made.pieces(STYLES["movies"], False, item_slots)
+    question = tokenize(made.tokenizer, GENRE_QUESTION)
+    for row, (history, ids, slots, length) in enumerate(
+        zip(histories, asked.ids, asked.slot, asked.lengths, strict=True)
+    ):
+        # What list_tasks writes: titles with their quotes and slots, and without slots a quote of its own.
+        expected = [np.array([made.bos]), pieces.head]
+        for place, item in enumerate(history[history > 0]):
+            expected += [pieces.comma] if place else []
+            expected += [made.titles[item], pieces.close, *([np.array([made.pad])] if item_slots else [])]
+        expected += [question] if item_slots else [pieces.end, question]
+        np.testing.assert_array_equal(ids[:length], np.concatenate(expected))
+        assert (slots == ITEM_SLOT).sum() == (item_slots and (history > 0).sum()), row
+        assert not (slots == USER_SLOT).any()
+    assert asked.targets.shape[1] == 0
+
+
+def test_questions_leave_out_what_does_not_fit():
+    histories = np.array([[1, 2, 3, 4]])
+    whole = build_questions(
+        tables(tiny_llm.TITLES), STYLES["movies"], histories, GENRE_QUESTION, item_slots=True, reserve=8
+    )
+    short = tables(tiny_llm.TITLES, max_length=int(whole.lengths[0]) + 7)
+    cut = build_questions(short, STYLES["movies"], histories, GENRE_QUESTION, item_slots=True, reserve=8)
+    assert whole.dropped[0] == 0 and cut.dropped[0] == 1

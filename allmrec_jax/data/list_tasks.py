@@ -15,13 +15,10 @@ import numpy as np
 
 from allmrec_jax.data.lexicon import PLAIN, THEMES
 from allmrec_jax.data.theme_texts import invented_word
-from allmrec_jax.prompts import STYLES, Pieces, tokenize, tokenize_pieces
+from allmrec_jax.prompts import GENRE_QUESTION, STYLES, Pieces, tokenize, tokenize_pieces
 
 BLEND = 16
 """R: words of a blend."""
-
-GENRE_QUESTION = ' in the previous. The favorite genres of this user are "'
-"""Takes the place of everything behind the history when the user's favourite genres are asked for (Figures 4, 5)."""
 
 SKILLS: dict[str, float] = {"user": 0.42, "history": 0.08, "text": 0.27, "words": 0.08, "genre": 0.15}
 """What a sequence asks for, and how often:

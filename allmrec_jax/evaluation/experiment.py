@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -28,13 +29,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from allmrec_jax.data.candidates import Candidates, load_candidates
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.data.scenarios import Scenario
 from allmrec_jax.errors import UserError
+from allmrec_jax.evaluation.genres import Genres, baselines, genre_frame, write_genres
 from allmrec_jax.evaluation.results import users_frame, write_results
-from allmrec_jax.evaluation.systems import SYSTEMS, EvaluationSettings, Questions, Sources
+from allmrec_jax.evaluation.systems import SYSTEMS, WRITERS, EvaluationSettings, Questions, Sources, write_freely
 from allmrec_jax.fileio import atomic_path, write_text
 from allmrec_jax.settings import identity, resolve
 from allmrec_jax.sharding import MeshShape
@@ -46,6 +49,32 @@ if TYPE_CHECKING:
 
 COST = "cost.json"
 """In a run's directory: what it took, written by this runner only."""
+
+BEGINNING = 15.0
+"""Seconds that a training takes to begin: imports and compilation, about."""
+
+EPOCHS = ("epochs", "contrast_epochs", "pretrain_epochs")
+"""Settings that count passes over the users."""
+
+SECONDS_PER_UNIT = {
+    "cf sasrec": 1e-4,
+    "cf ncf": 2e-4,
+    "cf nextitnet": 2.5e-4,
+    "cf gru4rec": 8e-4,
+    "morec": 5.6e-3,
+    "ctrl": 6.5e-4,
+    "recformer-tiny": 6e-3,
+    "tallrec-yes-no": 0.2,
+    "tallrec-titles": 0.55,
+    "mlp-llm": 0.59,
+    "stage1": 3.1e-3,
+    "stage2": 0.59,
+}
+"""Roughly, of preset ``small`` on two idle cores with the embedded data and models, see :meth:`Workplace.units`: for
+the plan of a place where nothing has been timed yet."""
+
+SECONDS_PER_ANSWER = 0.02
+"""Of a row with a language model, per user, likewise."""
 
 ANSWERS_VERSION = 1
 """Part of what kept answers are known by: raise it when a change makes the same runs answer otherwise."""
@@ -205,6 +234,11 @@ class Row:
     against: tuple[str, ...] = ()
     few: bool = False
 
+    @property
+    def seed(self) -> int:
+        """Of its trainings; 0 where nothing is trained."""
+        return self.trainings[-1].seed if self.trainings else 0
+
     def nodes(self) -> list[Training]:
         """Every training that the row needs, upstream first, each once."""
         return list(dict.fromkeys(node for training in self.trainings for node in training.nodes()))
@@ -252,8 +286,20 @@ class Workplace:
         return self.checkpoints / self.dataset.name / named / self.identity(node)[:12]
 
     def done(self, node: Training) -> bool:
-        """Whether its run is finished."""
-        return (self.path(node) / "DONE").is_file()
+        """Whether its run is finished and whole."""
+        path = self.path(node)
+        return (path / "DONE").is_file() and not self.damaged(node)
+
+    def damaged(self, node: Training) -> bool:
+        """Whether the run says that it is finished but has lost its ``run.json`` or its export."""
+        path = self.path(node)
+        if not (path / "DONE").is_file():
+            return False
+        try:
+            same = json.loads((path / "run.json").read_text())["identity"] == self.identity(node)
+        except (OSError, ValueError, KeyError, TypeError):
+            return True
+        return not same or not any((path / "export").glob("*"))
 
     def command(self, node: Training) -> list[str]:
         """The arguments of ``allmrec`` that train the node."""
@@ -273,15 +319,35 @@ class Workplace:
             words += ["--mesh", str(self.mesh)]
         return [*words, "--seed", str(node.seed), "--out", str(self.checkpoints), "--resume"]
 
+    def units(self, node: Training) -> float:
+        """The amount of training in a run of this kind, in steps or in passes over a user."""
+        settings = node.settings
+        if getattr(settings, "steps", 0):
+            return float(settings.steps)
+        lengths = self.dataset.lengths
+        everywhere = getattr(settings, "positions", "last") == "all"
+        samples = float(np.maximum(lengths - 3, 1).sum() if everywhere else len(lengths))
+        return samples * sum(getattr(settings, name, 0) for name in EPOCHS)
+
     def estimate(self, node: Training) -> float | None:
-        """Seconds that runs of this kind took here before, the median, those on the same data if there are any."""
-        named = getattr(node.settings, "kind", node.kind)
-        for data in (self.dataset.name, "*"):
-            costs = [
-                json.loads(path.read_text())["seconds"] for path in self.checkpoints.glob(f"{data}/{named}/*/{COST}")
-            ]
-            if costs:
-                return sorted(costs)[len(costs) // 2]
+        """Seconds that the run may take: as the last ones of its kind took here, else as on the embedded data.
+
+        Runs are compared by their units of training, beyond what every one takes to begin. ``None`` where neither is
+        known.
+        """
+        settings = node.settings
+        named, model = getattr(settings, "kind", node.kind), getattr(settings, "model", None)
+        key = f"{named} {model}" if named == "cf" else named
+        rates = []
+        for path in self.checkpoints.glob(f"*/{named}/*/{COST}"):
+            cost = json.loads(path.read_text())
+            if cost.get("units") and cost.get("model") == model:
+                same = path.parents[2].name == self.dataset.name
+                rates.append((same, path.stat().st_mtime, max(cost["seconds"] - BEGINNING, 1.0) / cost["units"]))
+        if rates:
+            return BEGINNING + max(rates)[2] * self.units(node)
+        if node.preset == "small" and key in SECONDS_PER_UNIT:
+            return BEGINNING + SECONDS_PER_UNIT[key] * self.units(node)
         return None
 
     def budget(self, node: Training) -> dict[str, Any]:
@@ -324,19 +390,41 @@ def plan(rows: Sequence[Row]) -> list[Training]:
     return list(dict.fromkeys(node for row in rows for node in row.nodes()))
 
 
-def show_plan(work: Workplace, rows: Sequence[Row]) -> str:
-    """The plan in lines: each training, whether it is finished, and how long it may take."""
-    lines, total, unknown = [], 0.0, 0
-    for node in plan(rows):
-        state = "finished"
-        if not work.done(node):
-            guess = work.estimate(node)
-            state = "to train, " + ("time unknown" if guess is None else f"about {guess:,.0f} s")
-            total, unknown = total + (guess or 0.0), unknown + (guess is None)
-        lines.append(f"{work.path(node).parent.name}/{work.path(node).name}  {state:<28}  {node.name}")
+def show_plan(tables: "Sequence[tuple[Workplace, Sequence[Row], Asking | None]]") -> str:
+    """The plan in lines: each training, whether it is finished, and how long trainings and answers may take.
+
+    Args:
+        tables: where their rows are trained, the rows, and how they are asked, if they are.
+    """
+    lines: dict[Path, str] = {}
+    total, unknown = 0.0, 0
+    for work, rows, _ in tables:
+        for node in plan(rows):
+            path = work.path(node)
+            if path in lines:
+                continue
+            state = "finished"
+            if not work.done(node):
+                guess = work.estimate(node)
+                what = "to train again, half written" if work.damaged(node) else "to train"
+                state = what + (", time unknown" if guess is None else f", about {guess:,.0f} s")
+                total, unknown = total + (guess or 0.0), unknown + (guess is None)
+            lines[path] = f"{path.parent.name}/{path.name}  {state:<28}  {node.name}"
+    users, missing = 0, set()
+    for work, rows, asking in tables:
+        if asking is None:
+            continue
+        for row in rows:
+            path, _ = kept_answers(work, row, asking)
+            if path not in missing and not path.is_file():
+                missing.add(path)
+                users += len(asking.candidates(row).users) if row.few else 0
     rest = f", and {unknown} whose time is unknown" if unknown else ""
-    names = list(dict.fromkeys(row.name for row in rows))
-    return "\n".join([*lines, f"{len(names)} rows; about {total:,.0f} s of training{rest}"])
+    names = {row.name for _, rows, _ in tables for row in rows}
+    last = f"{len(names)} rows; about {total:,.0f} s of training{rest}"
+    if any(asking for _, _, asking in tables):
+        last += f"; {len(missing)} answers to be asked for, about {users * SECONDS_PER_ANSWER:,.0f} s"
+    return "\n".join([*lines.values(), last])
 
 
 def check_texts(dataset: Dataset, rows: Sequence[Row]) -> None:
@@ -404,9 +492,15 @@ def run_missing(work: Workplace, rows: Sequence[Row], jobs: int = 1) -> None:
             if work.done(node):  # by another experiment, since the plan was made
                 return
             click.secho(f"{numbers[node]} {node.name}", bold=True, err=True)
-            cost = run_command(work.command(node), node.name, lock)
+            if work.damaged(node):
+                click.echo(f"    {path} is half written; it is trained again", err=True)
+                shutil.rmtree(path)
+            begun = (path / "steps").is_dir()
+            cost: dict[str, Any] = run_command(work.command(node), node.name, lock)
             if not work.done(node):
                 raise UserError(f"{node.name} ended without {path}; its identity is not what was planned: report this")
+            if not begun:  # the time of a run that was interrupted is not that of the whole
+                cost |= {"units": work.units(node), "model": getattr(node.settings, "model", None)}
             write_text(path / COST, json.dumps(cost) + "\n")
 
     for level in levels(missing):
@@ -480,6 +574,7 @@ class Asking:
         max_users: users asked at most; ``None`` is all.
         few_users: of these, the first so many for rows that read long prompts.
         settings: batch size, decoding, generation, the wording of text-only prompts.
+        question: asked behind the history in place of a recommendation; its answers are favourite genres.
     """
 
     scenario: Scenario
@@ -487,6 +582,7 @@ class Asking:
     max_users: int | None
     few_users: int | None
     settings: EvaluationSettings
+    question: str | None = None
 
     def candidates(self, row: Row) -> Candidates:
         """What the row is asked to choose from."""
@@ -497,7 +593,28 @@ class Asking:
     def record(self) -> dict[str, Any]:
         """For ``results.json``."""
         counts = {"candidate_seed": self.candidate_seed, "max_users": self.max_users, "llm_users": self.few_users}
-        return {"scenario": dict(self.scenario.about), **counts, **dataclasses.asdict(self.settings)}
+        question = {} if self.question is None else {"question": self.question}
+        return {"scenario": dict(self.scenario.about), **counts, **question, **dataclasses.asdict(self.settings)}
+
+
+def kept_answers(work: Workplace, row: Row, asking: Asking) -> tuple[Path, dict[str, Any]]:
+    """Where a row's answers are kept, and what they depend on."""
+    dataset, scenario = work.dataset, asking.scenario
+    # A system without a training of its own answers by the language model or by the data alone.
+    own = [work.identity(node) for node in row.trainings] or [work.model_hash("llm", None) if row.few else dataset.hash]
+    asked: dict[str, Any] = {
+        "system": row.system,
+        "runs": own,
+        "seed": row.seed,
+        "users": scenario.asked.hash,
+        "version": ANSWERS_VERSION,
+        "candidates": asking.candidates(row).sha256,
+    }
+    asked |= {} if scenario.history is None else {"history": scenario.history}
+    asked |= {} if asking.question is None else {"question": asking.question}
+    body = json.dumps({**asked, "settings": dataclasses.asdict(asking.settings)}, sort_keys=True)
+    name = f"{hashlib.sha256(body.encode()).hexdigest()[:16]}.parquet"
+    return work.checkpoints / dataset.name / "answers" / name, asked
 
 
 def answers_of(
@@ -513,39 +630,39 @@ def answers_of(
     """
     import polars as pl
 
-    dataset, scenario, candidates = work.dataset, asking.scenario, asking.candidates(row)
-    # A system without a training of its own answers by the language model or by the data alone.
-    own = [work.identity(node) for node in row.trainings] or [work.model_hash("llm", None) if row.few else dataset.hash]
-    seed = row.trainings[-1].seed if row.trainings else 0
+    scenario, candidates = asking.scenario, asking.candidates(row)
+    kept, asked = kept_answers(work, row, asking)
     about: dict[str, Any] = {
         "system": row.name,
         "scenario": scenario.about["scenario"],
-        "seed": seed,
-        "id": own[-1],
+        "seed": row.seed,
+        "id": asked["runs"][-1],
         "candidates_sha": candidates.sha256,
         "users": len(candidates.users),
         "trainings": [work.budget(node) for node in row.nodes()],
     }
-    asked = {
-        "system": row.system,
-        "runs": own,
-        "seed": seed,
-        "users": scenario.asked.hash,
-        "version": ANSWERS_VERSION,
-        "candidates": candidates.sha256,
-    }
-    body = json.dumps({**asked, "settings": dataclasses.asdict(asking.settings)}, sort_keys=True)
-    kept = work.checkpoints / dataset.name / "answers" / f"{hashlib.sha256(body.encode()).hexdigest()[:16]}.parquet"
     if kept.is_file():
         about["seconds"] = json.loads(kept.with_suffix(".json").read_text())["seconds"]
         return pl.read_parquet(kept).with_columns(system=pl.lit(row.name)), about
     started = time.perf_counter()
-    sources = Sources(dataset, [work.path(node) for node in row.trainings], asking.settings)
+    runs = [work.path(node) for node in row.trainings]
+    if scenario.transferred:
+        from allmrec_jax.evaluation.transfer import TransferredSources
+
+        sources: Sources = TransferredSources(work.dataset, runs, asking.settings, scenario.asked)
+    else:
+        sources = Sources(work.dataset, runs, asking.settings)
     with advance(row.name, len(candidates.users)) as tell:
-        questions = Questions(scenario.asked, candidates, scenario.known)
-        outcome = SYSTEMS[row.system].answer(sources, questions, row.name, tell)
-    slices = dataset.slices if scenario.known else {}
-    frame = users_frame([outcome], candidates.users, candidates.target, candidates.candidates, slices, seed)
+        questions = Questions(scenario.asked, candidates, scenario.known, scenario.history)
+        if asking.question is not None:
+            genres = Genres.of(scenario.asked)
+            texts = write_freely(WRITERS[row.system](sources), questions, asking.question, tell)
+            favourites = genres.favourites(scenario.asked, candidates)
+            frame = genre_frame(genres, row.name, row.seed, candidates.users, favourites, texts)
+        else:
+            outcome = SYSTEMS[row.system].answer(sources, questions, row.name, tell)
+            slices = work.dataset.slices if scenario.known else {}
+            frame = users_frame([outcome], candidates.users, candidates.target, candidates.candidates, slices, row.seed)
     about["seconds"] = round(time.perf_counter() - started, 2)
     write_text(kept.with_suffix(".json"), json.dumps({"seconds": about["seconds"], **asked}) + "\n")
     with atomic_path(kept) as sibling:
@@ -581,18 +698,28 @@ def evaluate_rows(
         frame, about = answers_of(work, row, asking, advance)
         frames.append(frame)
         runs.append(about)
-    names = list(dict.fromkeys(row.name for row in rows))
+    if asking.question is not None:
+        frames += asked_of_nobody(asking)
+    names = list(dict.fromkeys(name for frame in frames for name in frame["system"].unique(maintain_order=True)))
     pairs = [(name, reference) for name in names if name != reference and reference in names]
     for row in rows:
         pairs += [(row.name, other) for other in row.against if other in names and other != reference]
-    return write_results(
-        out,
-        pl.concat(frames),
-        runs=runs,
-        data=data,
-        pairs=list(dict.fromkeys(pairs)),
-        baselines=baselines,
-        settings={**settings, **asking.record},
-        versions=versions(),
-        times={"systems": {f"{run['system']}, seed {run['seed']}": run["seconds"] for run in runs}},
-    )
+    about = {
+        "runs": runs,
+        "data": data,
+        "pairs": list(dict.fromkeys(pairs)),
+        "settings": {**settings, **asking.record},
+        "versions": versions(),
+        "times": {"systems": {f"{run['system']}, seed {run['seed']}": run["seconds"] for run in runs}},
+    }
+    if asking.question is not None:
+        asked = max((asking.candidates(row) for row in rows), key=lambda each: len(each.users))
+        return write_genres(out, pl.concat(frames), asking.scenario.asked, asked, **about)
+    return write_results(out, pl.concat(frames), baselines=baselines, **about)
+
+
+def asked_of_nobody(asking: Asking) -> "list[pl.DataFrame]":
+    """The answers to the question about genres of rows that read no history."""
+    asked, dataset = asking.candidates(Row("", "", (), few=True)), asking.scenario.asked
+    genres = Genres.of(dataset)
+    return baselines(genres, asked.users, genres.favourites(dataset, asked))

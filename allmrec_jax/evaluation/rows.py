@@ -36,15 +36,34 @@ STAGE1_ABLATIONS: dict[str, dict[str, Any]] = {
 
 STAGE2_ABLATIONS: dict[str, dict[str, Any]] = {
     "w/o user representation": {"user_vector": False},
-    "w/o joint embedding": {"item_vectors": "none"},
-    "random joint embedding": {"item_vectors": "random"},
+    "w/o joint embedding": {"item_vectors": "none", "text_share": 0.0},
+    "random joint embedding": {"item_vectors": "normal", "text_share": 0.0},
 }
-"""The paper's Table 9, and what differs in stage 2."""
+"""The paper's Table 9, and what differs in stage 2. Text latents are of the kind that the last two lack."""
 
-PLAIN_START: dict[str, Any] = {"warm_start_steps": 0, "text_share": 0.0}
-"""Stage 2 without the two settings of preset ``small`` that need both kinds of vectors: the footing of Table 9."""
+Budget = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Settings by preset and kind of training."""
 
-PLAIN = "A-LLMRec, plain start"
+REDUCED: Budget = {"paper": {}, "small": {"stage1": {"epochs": 3}, "stage2": {"steps": 100}}}
+"""The smaller budget of what a table trains many times over: ablations and other backbones."""
+
+FEW_SHOT: Budget = {
+    "paper": {},
+    "small": {
+        "cf": {"epochs": 200, "evaluate_every": 10},
+        "morec": {"epochs": 40, "evaluate_every": 4},
+        "tallrec": {"steps": 100},
+        "stage1": {"epochs": 40},
+        "stage2": {"steps": 100},
+    },
+}
+"""The budget of trainings on few users, whose epochs are a few steps long."""
+
+ALL_POSITIONS: dict[str, dict[str, Any]] = {"paper": {}, "small": {"epochs": 1}}
+"""A-LLMRec_all's stage 1, whose epochs are many times as long, where the preset's are meant for the last positions."""
+
+REDUCED_ROW = "A-LLMRec, reduced"
+"""A-LLMRec at the reduced budget: what rows at that budget are to be compared with."""
 
 TALLREC = {"TALLRec (yes-no)": "yes-no", "TALLRec (titles)": "titles"}
 
@@ -56,10 +75,18 @@ class Recipes:
     Attributes:
         preset: of every training.
         given: the user's changes of settings, by kind.
+        whole: whether everything has the preset's own budget, see :data:`REDUCED`.
     """
 
     preset: str
     given: Mapping[str, Mapping[str, Any]]
+    whole: bool = False
+
+    def at(self, budget: Budget) -> "Recipes":
+        """The same at another budget, but for what the user changes."""
+        own = {} if self.whole else budget[self.preset]
+        kinds = {**own, **self.given}
+        return Recipes(self.preset, {kind: {**own.get(kind, {}), **self.given.get(kind, {})} for kind in kinds}, True)
 
     def _node(self, kind: str, seed: int, upstream: tuple[Training, ...] = (), **own: Any) -> Training:
         changes = changed(kind, self.preset, self.given.get(kind, {}), **own)
@@ -108,18 +135,20 @@ class Recipes:
             row = self.allmrec(name, self.stage2(self.stage1(self.cf(seed))), ("A-LLMRec",))
             return dataclasses.replace(row, system=name)
         if name == "A-LLMRec_all":
-            stage2 = self.stage2(self.stage1(self.cf(seed), positions="all"), positions="all")
+            longer = {**ALL_POSITIONS[self.preset], **self.given.get("stage1", {}), "positions": "all"}
+            stage2 = self.stage2(self.stage1(self.cf(seed), **longer), positions="all")
             return self.allmrec(name, stage2, ("A-LLMRec",))
-        if name == PLAIN:
-            return self.allmrec(name, self.stage2(self.stage1(self.cf(seed)), **PLAIN_START))
+        if name == REDUCED_ROW:
+            return dataclasses.replace(self.at(REDUCED).row("A-LLMRec", seed), name=name, against=())
         if name in STAGE1_ABLATIONS:
             return self.allmrec(name, self.stage2(self.stage1(self.cf(seed), **STAGE1_ABLATIONS[name])))
         if name in STAGE2_ABLATIONS:
-            own = {**PLAIN_START, **STAGE2_ABLATIONS[name]}
-            return self.allmrec(name, self.stage2(self.stage1(self.cf(seed)), **own))
+            return self.allmrec(name, self.stage2(self.stage1(self.cf(seed)), **STAGE2_ABLATIONS[name]))
         backbone = name.removeprefix("A-LLMRec (").removesuffix(")")
         if backbone in CF_MODELS and name == f"A-LLMRec ({backbone})":
-            return self.allmrec(name, self.stage2(self.stage1(self.cf(seed, CF_MODELS[backbone]))), (backbone,))
+            other = self.at(REDUCED)
+            stage2 = other.stage2(other.stage1(other.cf(seed, CF_MODELS[backbone])))
+            return self.allmrec(name, stage2, (backbone, REDUCED_ROW))
         raise UserError(f"unknown system {name!r}; known: {'; '.join(known_systems())}")
 
     def allmrec(self, name: str, stage2: Training, against: Sequence[str] = ()) -> Row:
@@ -130,7 +159,7 @@ class Recipes:
 def known_systems() -> list[str]:
     """Every system that has a recipe, in the order of the paper's Table 1."""
     backbones = [f"A-LLMRec ({name})" for name in CF_MODELS if name != "SASRec"]
-    ours = ["A-LLMRec", "A-LLMRec (SBERT)", "A-LLMRec_all", *backbones]
+    ours = ["A-LLMRec", "A-LLMRec (SBERT)", "A-LLMRec_all", REDUCED_ROW, *backbones]
     return ["Popularity", *CF_MODELS, *TEXT_SYSTEMS, "LLM-Only", *TALLREC, "MLP-LLM", *ours]
 
 

@@ -52,11 +52,13 @@ class Questions:
         dataset: the data set.
         candidates: whose target to find, and among which items.
         known: whether its users are those of the training data; strangers are known by their histories alone.
+        length: items of history that systems are told of each user, the last ones; ``None`` is all.
     """
 
     dataset: Dataset
     candidates: Candidates
     known: bool = True
+    length: int | None = None
 
     def indices(self, rows: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"] | None:
         """What a CF model is told of who the users of some rows are."""
@@ -66,7 +68,10 @@ class Questions:
     def histories(self) -> Int[np.ndarray, "U T"]:
         """What each user did before the target, left-padded with 0."""
         width = min(HISTORY, int(self.dataset.lengths.max()))
-        return self.dataset.history(self.candidates.users, self.candidates.cut, width)[0]
+        histories = self.dataset.history(self.candidates.users, self.candidates.cut, width)[0]
+        if self.length is not None:
+            histories[:, : max(width - self.length, 0)] = 0
+        return histories
 
     def catalogue_ranks(self, scores: Float[np.ndarray, "B N+1"], rows: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
         """Ranks of the targets of some ``rows`` by their scores of every item; all items met are left out."""
@@ -106,6 +111,9 @@ class Sources:
         settings: how systems are asked.
         oracle: the ``oracle.npz`` of a synthetic data set.
 
+    Attributes:
+        titles: [N+1] of the items asked about.
+
     Raises:
         UserError: a directory holds no finished run, or one of other data.
     """
@@ -114,6 +122,7 @@ class Sources:
         self, dataset: Dataset, runs: Sequence[Path], settings: EvaluationSettings, oracle: Path | None = None
     ) -> None:
         self.dataset, self.settings, self.oracle = dataset, settings, oracle
+        self.titles = dataset.titles
         self.runs: dict[str, Path] = {}
         self.backbone: Path | None = None
         for path in map(Path, runs):
@@ -205,7 +214,7 @@ class Sources:
         """A-LLMRec as it was trained. Other systems replace what its slots hold; the language model is loaded once."""
         settings = self.settings
         return self.stage2.recommender(
-            self.dataset.titles,
+            self.titles,
             self.stage2.latents(self.stage1),
             llm=settings.llm,
             batch_size=settings.batch_size,
@@ -219,7 +228,7 @@ class Sources:
 
         export, settings = load_stage2(self.run("mlp-llm")), self.settings
         return export.recommender(
-            self.dataset.titles,
+            self.titles,
             export.latents(None, self.cf),
             llm=settings.llm,
             batch_size=settings.batch_size,
@@ -232,7 +241,7 @@ class Sources:
 
         settings = self.settings
         return load_tallrec(self.run(kind)).recommender(
-            self.dataset.titles, llm=settings.llm, batch_size=settings.batch_size, decode=settings.decode
+            self.titles, llm=settings.llm, batch_size=settings.batch_size, decode=settings.decode
         )
 
     @cached_property
@@ -247,7 +256,7 @@ class Sources:
             raise UserError("LLM-Only needs a language model: name one with --llm, or a stage-2 run with --runs")
         return text_recommender(
             settings.llm,
-            self.dataset.titles,
+            self.titles,
             settings.wording or PRESETS["paper"],
             batch_size=settings.batch_size,
             decode=settings.decode,
@@ -362,6 +371,18 @@ def ask(
         return Outcome(name, scores)
     display = {item: recommender.tables.title(item) for item in np.unique(shown)}
     return Outcome(name, scores, texts, [[display[item] for item in row] for row in shown])
+
+
+def write_freely(recommender: LLMRecommender, questions: Questions, question: str, advance: Advance) -> list[str]:
+    """What a language model writes when a history alone is shown and ``question`` is put behind it, per user."""
+    read = questions.histories[:, -recommender.history_length :]
+    order = np.argsort((read > 0).sum(axis=1), kind="stable")
+    texts = [""] * len(read)
+    for rows, found in recommender.answer(questions.histories[order], question):
+        for row, text in zip(order[rows], found, strict=True):
+            texts[row] = text
+        advance(len(found))
+    return texts
 
 
 def with_latents(recommender: LLMRecommender, latents: Float[np.ndarray, "N+1 Dj"] | None) -> LLMRecommender:
@@ -489,6 +510,14 @@ SYSTEMS: dict[str, System] = {
     "A-LLMRec, users swapped": System(_users_swapped, needs="stage2", against=("A-LLMRec",)),
 }
 """Every system by the name that tables show, in their order. The two controls only rank."""
+
+
+WRITERS: dict[str, Callable[[Sources], LLMRecommender]] = {
+    "LLM-Only": lambda sources: sources.text_recommender,
+    "TALLRec (titles)": lambda sources: sources.tallrec("tallrec-titles"),  # type: ignore[dict-item,return-value]
+    "A-LLMRec": lambda sources: sources.recommender,
+}
+"""The systems that can be asked for free text (Figures 4 and 5)."""
 
 
 def choose_systems(sources: Sources, names: Sequence[str] = ()) -> list[str]:

@@ -16,7 +16,7 @@ from allmrec_jax.inference.decode import DecodeSettings, decode_texts, generate,
 from allmrec_jax.inference.rank import Answers, likelihoods, pack_answers
 from allmrec_jax.models.opt import OPT
 from allmrec_jax.models.projectors import embed_prompts
-from allmrec_jax.prompts import PromptBatch, PromptStyle, PromptTables, build_prompts
+from allmrec_jax.prompts import PromptBatch, PromptStyle, PromptTables, build_prompts, build_questions
 
 
 class SoftTokens(NamedTuple):
@@ -121,11 +121,8 @@ class LLMRecommender:
         use_users = self.soft is not None and self.user_slot
         if use_users and users is None:
             raise ValueError("prompts with a user slot need user vectors")
-        size = len(sharding.padded_rows(self.batch_size))
         ask = sharding.on_mesh(respond)
-        for start in range(0, len(histories), self.batch_size):
-            rows = slice(start, min(start + self.batch_size, len(histories)))
-            filled = np.resize(np.arange(rows.start, rows.stop), size)
+        for rows, filled in self._batches(len(histories)):
             prompts = self.prompts(histories[filled], candidates[filled])
             found, tokens = ask(
                 self.llm,
@@ -149,6 +146,41 @@ class LLMRecommender:
                     if tokens is None
                     else decode_texts(self.tables.tokenizer, np.asarray(tokens)[:count], self.tables.eos),
                 ),
+            )
+
+    def _batches(self, count: int) -> Iterator[tuple[slice, Int[np.ndarray, "B"]]]:
+        """The rows of each batch, and the same filled up."""
+        size = len(sharding.padded_rows(self.batch_size))
+        for start in range(0, count, self.batch_size):
+            rows = slice(start, min(start + self.batch_size, count))
+            yield rows, np.resize(np.arange(rows.start, rows.stop), size)
+
+    def answer(self, histories: Int[np.ndarray, "B T"], question: str) -> Iterator[tuple[slice, list[str]]]:
+        """Free text about histories alone, with item vectors where there are any and no user vector.
+
+        Args:
+            histories: item indices, oldest first, left-padded with 0.
+            question: see :func:`allmrec_jax.prompts.build_questions`.
+
+        Yields:
+            the rows that a batch covers, and their texts.
+        """
+        item_slots = self.soft is not None and self.soft.latents is not None
+        for rows, filled in self._batches(len(histories)):
+            prompts = build_questions(
+                self.tables,
+                self.style,
+                histories[filled][:, -self.history_length :],
+                question,
+                item_slots=item_slots,
+                reserve=self.decode.max_new_tokens,
+            )
+            _, tokens = sharding.on_mesh(respond)(
+                self.llm, self.llm_params, self.soft, *sharding.place_batch((prompts, None, None)), self.decode
+            )
+            yield (
+                rows,
+                decode_texts(self.tables.tokenizer, np.asarray(tokens)[: rows.stop - rows.start], self.tables.eos),
             )
 
     def rank(

@@ -31,8 +31,12 @@ from allmrec_jax.prompts import PromptBatch, PromptStyle, PromptTables, bucket, 
 
 
 class Wording(NamedTuple):
-    """The fixed pieces as token ids: ``head title (comma title)* middle title tail``, then ``yes`` or ``no``."""
+    """The fixed pieces as token ids: ``head title (comma title)* middle title tail``, then ``yes`` or ``no``.
 
+    Where there is no history, ``alone`` stands in place of everything up to ``middle``.
+    """
+
+    alone: np.ndarray
     head: np.ndarray
     comma: np.ndarray
     middle: np.ndarray
@@ -47,20 +51,23 @@ def word(tables: PromptTables, style: PromptStyle) -> Wording:
     Raises:
         UserError: the tokenizer gives both answers the same tokens.
     """
+    request = f'Will this user {style.verb} the {style.noun} "'
     texts = (
+        request,
         f'This user has {style.past} "',
         '","',
-        f'" in the previous. Will this user {style.verb} the {style.noun} "',
+        f'" in the previous. {request}',
         '" next? Answer Yes. or No.:',
         " Yes.",
         " No.",
     )
-    head, comma, middle, tail, yes, no = (tokenize(tables.tokenizer, text) for text in texts)
+    alone, head, comma, middle, tail, yes, no = (tokenize(tables.tokenizer, text) for text in texts)
     shared = next((i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), None)
     if shared is None:
         raise UserError("the tokenizer does not tell ' Yes.' from ' No.'; TALLRec's yes-no protocol cannot be used")
     tail = np.concatenate([tail, yes[:shared]])
-    return Wording(np.append(np.int32(tables.bos), head), comma, middle, tail, yes[shared:], no[shared:])
+    alone, head = (np.append(np.int32(tables.bos), piece) for piece in (alone, head))
+    return Wording(alone, head, comma, middle, tail, yes[shared:], no[shared:])
 
 
 def _beginning(tables: PromptTables, wording: Wording, history: np.ndarray, room: int) -> tuple[np.ndarray, int]:
@@ -72,7 +79,7 @@ def _beginning(tables: PromptTables, wording: Wording, history: np.ndarray, room
     """
     items = history[history > 0]
     if not len(items):
-        raise ValueError("a history without items")
+        return wording.alone, 0
     titles = [tables.titles[item] for item in items]
     fixed = len(wording.head) + len(wording.middle) + room - len(wording.comma)
     sizes = np.cumsum([len(title) + len(wording.comma) for title in titles[::-1]])

@@ -38,8 +38,11 @@ def hit_at_1(system: str, slice_name: str, table: str = "table1_overall") -> dic
         values = tables()[key]["values"]
         if inner:
             values = {data: row.get(inner, {}) for data, row in values.items()}
-        by_data = system not in values and not any(isinstance(value, float) for value in values.values())
-        found = {data: row.get(system) for data, row in values.items()} if by_data else dict(values.get(system, {}))
+        if all(isinstance(value, float) for value in values.values()):  # Table 7: one data set for all
+            found = {"Video_Games": values.get(system)}
+        else:
+            by_data = system not in values and not any(isinstance(value, float) for value in values.values())
+            found = {data: row.get(system) for data, row in values.items()} if by_data else dict(values.get(system, {}))
     else:
         rows = tables()["table4_cold_warm_items"]["values"]
         found = {data: row.get(system, {}).get(slice_name) for data, row in rows.items()}

@@ -115,6 +115,12 @@ def published(results: Mapping[str, Any]) -> str:
     return results.get("settings", {}).get("published") or "table1_overall"
 
 
+def row_name(results: Mapping[str, Any], name: str) -> str:
+    """A system as its row is called: *simulated* where the users it was asked about are."""
+    simulated = results.get("settings", {}).get("scenario", {}).get("simulated", False)
+    return f"{name}, simulated" if simulated else name
+
+
 def pair_of(
     results: Mapping[str, Any], name: str, other: str, part: str = "all"
 ) -> tuple[Sequence[float], float | None] | None:
@@ -152,7 +158,7 @@ def hits(results: Mapping[str, Any]) -> Table:
         ]
         for other in against:
             cells += _tested(results, name, other)
-        rows.append(Line(name, cells))
+        rows.append(Line(row_name(results, name), cells))
     notes = [
         _measured_on(results),
         "p: sign-flip test over users, two-sided, each on its own. "
@@ -185,7 +191,7 @@ def slices(results: Mapping[str, Any]) -> Table | None:
                 detail = f"{difference.detail}, p {p.text}" if p.sort is not None else difference.detail
                 cells[name].append(dataclasses.replace(difference, detail=detail))
     title = f"{heading(results)}: Hit@1 on warm and cold items"
-    rows = [Line(name, cells[name]) for name in systems]
+    rows = [Line(row_name(results, name), cells[name]) for name in systems]
     note = "Cold: the 35% of the items with the fewest training interactions; warm: the 35% with the most."
     return Table("slices", title, columns, rows, [note])
 
@@ -198,7 +204,10 @@ def metrics(results: Mapping[str, Any], kind: str) -> Table | None:
         return None
     best = {key: _best({name: row["all"].get(key) for name, row in systems.items()}) for key in shown}
     rows = [
-        Line(name, [_value(row["all"].get(key), name in best[key], run=run_of(results, name)) for key in shown])
+        Line(
+            row_name(results, name),
+            [_value(row["all"].get(key), name in best[key], run=run_of(results, name)) for key in shown],
+        )
         for name, row in systems.items()
     ]
     title, note = {

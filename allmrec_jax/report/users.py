@@ -42,7 +42,8 @@ def asked_dataset(results: Mapping[str, Any], dataset: Dataset) -> Dataset:
     if results["runs"][0]["scenario"] == "cold users":
         from allmrec_jax.data.scenarios import cold_users
 
-        return cold_users(dataset).asked
+        simulated = results["settings"]["scenario"]["simulated"]
+        return cold_users(dataset, simulate=simulated)[0].asked
     return dataset
 
 

@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,9 @@ from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
 from allmrec_jax.training.morec import require_titles
 from allmrec_jax.training.run import Run
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 SAVE_EVERY = 500
 """Steps between checkpoints."""
@@ -382,7 +385,7 @@ def train_recformer(
     """
     require_titles(dataset, "RECFORMER")
     scratch = settings.start == "scratch"
-    loaded = nano_longformer(TINY, seed) if scratch else load_longformer(longformer)
+    loaded = load_start(settings, seed, longformer)
     made = as_recformer(loaded, settings.attention_window, settings.max_items, seed)
     _check_length(made, settings)
     upstream = {} if scratch else {"longformer": loaded.fingerprint}
@@ -390,10 +393,7 @@ def train_recformer(
     if run.done:
         return run.path
     config = RecformerConfig(made.config, made.start, settings.temperature, settings.max_tokens)
-    attributes = {"title": dataset.titles}
-    if settings.descriptions:
-        attributes["description"] = dataset.descriptions
-    tokens = tokenize_items(made.tokenizer, attributes, settings.attribute_tokens)
+    tokens = catalogue_tokens(made.tokenizer, dataset, settings)
     training = _Training(dataset, config, tokens, made.mask, settings, seed, out, resume, quiet)
 
     before = training.open(f"{run.kind}-pretrain", upstream)
@@ -415,6 +415,19 @@ def train_recformer(
     write_text(run.export_path("cf.json"), json.dumps(card, indent=2) + "\n")
     run.finish({"step": run.best_step(), "longformer": None if scratch else str(longformer)})
     return run.path
+
+
+def load_start(settings: RecformerSettings, seed: int, longformer: str | Path) -> LoadedLongformer:
+    """The Longformer that a run starts from; ``longformer`` is not read with ``start=scratch``."""
+    return nano_longformer(TINY, seed) if settings.start == "scratch" else load_longformer(longformer)
+
+
+def catalogue_tokens(tokenizer: "Tokenizer", dataset: Dataset, settings: RecformerSettings) -> ItemTokens:
+    """The tokens of a data set's items: titles and, where the settings say so, descriptions."""
+    attributes = {"title": dataset.titles}
+    if settings.descriptions:
+        attributes["description"] = dataset.descriptions
+    return tokenize_items(tokenizer, attributes, settings.attribute_tokens)
 
 
 def _check_length(made: LoadedLongformer, settings: RecformerSettings) -> None:

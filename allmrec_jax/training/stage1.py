@@ -513,6 +513,11 @@ class Stage1Export:
         """The fine-tuned sentence encoder, loaded on first use."""
         return load_sentence_encoder(self.path / "export" / "sentence_encoder")
 
+    def encode_items(self, vectors: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n L"]:
+        """e of items' CF vectors."""
+        alignment = Alignment(vectors.shape[1], 0, self.joint.shape[1])  # texts take no part
+        return np.asarray(alignment.apply({"params": self.params}, vectors, method="encode_items"))
+
     def encode_texts(self, texts: Sequence[str]) -> Float[np.ndarray, "n L"]:
         """q of texts in the form of :func:`allmrec_jax.data.dataset.item_texts`, in this run's ``text_style``."""
         vectors = encode_texts(self.encoder, texts, self.settings.text_max_tokens)

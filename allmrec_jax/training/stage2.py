@@ -42,6 +42,7 @@ from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
 from allmrec_jax.training.run import Run, find_upstream, load_run, require_upstream
 from allmrec_jax.training.stage1 import Stage1Export, load_stage1
+from allmrec_jax.training.warm_start import Batch as Start
 from allmrec_jax.training.warm_start import warm_start
 
 CF_HISTORY = 50
@@ -76,10 +77,10 @@ class Stage2Settings:
     candidates: int = setting(20, "titles to choose from")
     title_max_tokens: int = setting(32, "tokens that longer titles are cut to")
     style: Literal["neutral", "movies", "games", "goods"] = setting("neutral", "the words of the prompt")
-    item_vectors: Literal["joint", "text", "random", "cf", "none"] = setting(
+    item_vectors: Literal["joint", "text", "normal", "cf", "none"] = setting(
         "joint",
-        "behind each title: stage 1's joint embedding, its text latent, noise like it, the CF model's own vector "
-        "without a stage 1 (MLP-LLM), or nothing",
+        "behind each title: stage 1's joint embedding, its text latent, fixed random numbers of N(0, 1), the CF "
+        "model's own vector without a stage 1 (MLP-LLM), or nothing",
     )
     text_share: float = setting(
         0.0, "share of the item vectors that training draws from the text latents, as for items without interactions"
@@ -362,29 +363,44 @@ class Sampler:
 
 def start_projectors(params: Any, frozen: Frozen, sampler: Sampler) -> Any:
     """Fresh projector parameters after the warm start that the settings ask for."""
-    latents = frozen.latents
-    if latents is None or not sampler.settings.user_vector:
-        raise UserError("warm_start_steps needs both user and item vectors; set it to 0 to leave one of them out")
-
-    def batch_at(index: int) -> tuple[Float[Array, "B D"], Float[Array, "B K Dj"], Int[Array, "B"]]:
-        question = sampler.draw(index, WARM_START_BATCH, "stage2/warm-start")
-        column = np.argmax(question.candidates == question.targets[:, None], axis=1)
-        rows = sampler.rows(question.candidates, index, "stage2/warm-start")
-        return sampler.user_vectors(question), latents[rows], jnp.asarray(column)
-
+    latents, settings = frozen.latents, sampler.settings
+    if latents is None and not settings.user_vector:
+        raise UserError("warm_start_steps needs user or item vectors; set it to 0 to leave both out")
     words = sharding.fetch(frozen.llm["embed_tokens"]["embedding"])
-    return warm_start(params, words, batch_at, sampler.settings.warm_start_steps)[0]
+    titles = _title_words(sampler.tables, np.asarray(words, np.float32)) if latents is None else None
+    purpose = "stage2/warm-start"
+
+    def batch_at(index: int) -> Start:
+        question = sampler.draw(index, WARM_START_BATCH, purpose)
+        column = jnp.asarray(np.argmax(question.candidates == question.targets[:, None], axis=1))
+        users = sampler.user_vectors(question) if settings.user_vector else None
+        if titles is not None:
+            return Start(column, users, titles=titles[question.candidates])
+        assert latents is not None
+        items = latents[sampler.rows(question.candidates, index, purpose)]
+        if users is not None:
+            return Start(column, users, items=items)
+        read = question.histories[:, -settings.history_length :]
+        history = latents[sampler.rows(read, index, f"{purpose}/history")]
+        return Start(column, history=history, real=jnp.asarray(read > 0), items=items)
+
+    return warm_start(params, words, batch_at, settings.warm_start_steps)[0]
+
+
+def _title_words(tables: PromptTables, words: Float[np.ndarray, "V E"]) -> Float[np.ndarray, "N+1 E"]:
+    """The sum of each title's word embeddings, the direction of their mean."""
+    return np.stack([words[tables.titles[item]].sum(axis=0) for item in range(len(tables.titles))])
 
 
 def item_latents(
     stage1: Stage1Export | None,
-    kind: Literal["joint", "text", "random", "cf", "none"],
+    kind: Literal["joint", "text", "normal", "cf", "none"],
     seed: int,
     cf: CFModel | None = None,
 ) -> Float[np.ndarray, "N+1 Dj"] | None:
     """What stands behind titles, see :attr:`Stage2Settings.item_vectors`; ``cf`` needs a CF model and no stage 1.
 
-    ``random`` is normal noise with the joint embeddings' mean and deviation, the same in training and evaluation.
+    ``normal`` is noise of N(0, 1) and the joint embeddings' shape, the same in training and evaluation.
     """
     if kind == "none":
         return None
@@ -396,9 +412,8 @@ def item_latents(
         raise ValueError(f"item vectors {kind} need a stage 1")
     if kind == "joint" or kind == "text":
         return np.asarray(stage1.item_latents(kind), np.float32)
-    joint = np.asarray(stage1.item_latents("joint"), np.float32)
-    noise = numpy_rng(seed, "stage2/random-items").standard_normal(joint.shape)
-    return (joint.mean() + joint.std() * noise).astype(np.float32)
+    noise = numpy_rng(seed, "stage2/normal-items").standard_normal(stage1.item_latents("joint").shape)
+    return noise.astype(np.float32)
 
 
 def train_stage2(

@@ -1,12 +1,14 @@
 """Who is trained on and who is asked: nobody asked about as a stranger was met in training."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from allmrec_jax.data import scenarios
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import ColdUsers, load_dataset, write_dataset
-from allmrec_jax.data.scenarios import cold_users, few_shot, overall
+from allmrec_jax.data.scenarios import cold_users, cross_domain, few_shot, overall
 from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.systems import Questions, user_vectors
 
@@ -64,9 +66,10 @@ def test_a_scenario_of_replaced_data_is_made_again(tmp_path):
 
 def test_cold_users_are_those_kept_apart(tmp_path):
     dataset = write(tmp_path / "data", cold=25)
-    where = cold_users(dataset)
-    assert where.trained is dataset and not where.known
-    assert dict(where.about) == {"scenario": "cold users", "simulated": False, "users": 25}
+    (where,) = cold_users(dataset)
+    assert where.trained is dataset and not where.known and where.history is None
+    assert dict(where.about) == {"scenario": "cold users", "simulated": False, "users": 25, "history": 2}
+    assert all(each.about["simulated"] for each in cold_users(dataset, simulate=True))
     np.testing.assert_array_equal(where.asked.items, dataset.cold_users.items)
     asked = load_candidates(where.asked)
     np.testing.assert_array_equal(np.sort(asked.target), np.sort(dataset.cold_users.items[2::3]))
@@ -76,7 +79,7 @@ def test_cold_users_are_those_kept_apart(tmp_path):
 
 def test_simulated_cold_users_are_in_no_training(tmp_path):
     dataset = write(tmp_path / "data", cold=2)
-    where = cold_users(dataset)
+    where, *shorter = cold_users(dataset)
     eligible = len(dataset.users_with("test"))
     assert where.about["simulated"] and where.asked.num_users == eligible // 5
     everyone, trained, asked = by_name(dataset), by_name(where.trained), by_name(where.asked)
@@ -84,6 +87,26 @@ def test_simulated_cold_users_are_in_no_training(tmp_path):
     assert all(everyone[name] == sequence for name, sequence in trained.items())
     assert all(everyone[name][-3:] == sequence for name, sequence in asked.items())
     assert where.trained.train_count.sum() < dataset.train_count.sum()
+    # The same questions, with histories cut to two items, one and none.
+    candidates = load_candidates(where.asked)
+    for each, length in zip([where, *shorter], (2, 1, 0), strict=True):
+        assert each.trained.hash == where.trained.hash and each.asked.hash == where.asked.hash
+        assert each.history == each.about["history"] == length
+        histories = Questions(each.asked, candidates, each.known, each.history).histories
+        assert ((histories > 0).sum(axis=1) == length).all()
+        full = Questions(each.asked, candidates, each.known).histories
+        np.testing.assert_array_equal(histories[histories > 0], full[:, full.shape[1] - length :].ravel())
+
+
+def test_another_domain_has_no_item_of_the_first(tmp_path):
+    dataset = write(tmp_path / "data")
+    with pytest.raises(UserError, match="have 45 items in common"):
+        cross_domain(dataset, dataset)
+    target = dataclasses.replace(dataset, path=tmp_path / "other", name="Other")
+    target.__dict__["items_raw"] = ["", *(f"other{item}" for item in range(ITEMS))]
+    where = cross_domain(dataset, target)
+    assert where.trained is dataset and where.asked is target and where.transferred and not where.known
+    assert where.about["asked_on"]["name"] == "Other"
 
 
 def test_too_small_data_says_so(tmp_path, monkeypatch):

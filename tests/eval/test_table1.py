@@ -28,7 +28,16 @@ from allmrec_jax.evaluation.experiment import (
     show_plan,
 )
 from allmrec_jax.evaluation.results import Outcome, read_users
-from allmrec_jax.evaluation.rows import STAGE1_ABLATIONS, STAGE2_ABLATIONS, Recipes, at_seeds, choose, known_systems
+from allmrec_jax.evaluation.rows import (
+    REDUCED,
+    REDUCED_ROW,
+    STAGE1_ABLATIONS,
+    STAGE2_ABLATIONS,
+    Recipes,
+    at_seeds,
+    choose,
+    known_systems,
+)
 from allmrec_jax.evaluation.systems import SYSTEMS
 from allmrec_jax.training.run import Run, load_run
 
@@ -75,6 +84,7 @@ def in_this_process(monkeypatch):
         run = opened(*args, **kwargs)
         if not run.done:
             (run.path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n')
+            run.export_path("weights").write_text("")
             run.finish({})
         return run
 
@@ -153,11 +163,19 @@ def test_a_table_from_nothing_and_again(place, in_this_process, capsys):
     assert in_this_process.trained == [] and in_this_process.asked == asked
     assert again == json.loads(before)
 
-    # A run half written is recognised and done again.
+    # A run half written is recognised and done again: unfinished, without its export, or with half a run.json.
     node = next(node for node in results["runs"][-1]["trainings"] if node["kind"] == "stage2")
-    (checkpoints / "stage2" / node["identity"][:12] / "DONE").unlink()
-    cli.main(arguments(place, *more))
-    assert [name.split(" ")[0] for name in in_this_process.trained] == ["stage2"]
+    run = checkpoints / "stage2" / node["identity"][:12]
+    for harm in (
+        (run / "DONE").unlink,
+        (run / "export" / "weights").unlink,
+        lambda: (run / "run.json").write_text('{"kind": "sta'),
+    ):
+        harm()
+        del in_this_process.trained[:]
+        cli.main(arguments(place, *more))
+        assert [name.split(" ")[0] for name in in_this_process.trained] == ["stage2"]
+        assert load_run(run)["identity"] == node["identity"]
 
 
 def test_a_dry_run_trains_nothing_and_says_what_is_there(place, in_this_process):
@@ -166,10 +184,11 @@ def test_a_dry_run_trains_nothing_and_says_what_is_there(place, in_this_process)
     lines = told.stderr.splitlines()
     assert not in_this_process.trained and not (place / "dry").exists()
     assert sum("tallrec-yes-no/" in line for line in lines) == 1
-    names = [name for name in known_systems() if name != "RECFORMER"]  # preset small has the tiny one
+    names = [name for name in known_systems() if name != "RECFORMER"]  # preset small has the tiny one, and cuts rows
     assert lines[-1].startswith(f"{len(names)} rows; about ")
     # Estimated by what such runs took here, where there were any.
-    assert any("to train, about 2 s" in line or "time unknown" in line for line in lines)
+    assert any("to train, about" in line for line in lines)
+    assert lines[-1].split("; ")[2].startswith(f"{len(names)} answers")
 
 
 def test_the_plan_has_each_training_once_and_upstream_first():
@@ -179,7 +198,8 @@ def test_the_plan_has_each_training_once_and_upstream_first():
     for node in nodes:
         assert all(nodes.index(other) < nodes.index(node) for other in node.upstream)
     assert sum(node.kind == "cf" for node in nodes) == 8  # four models at two seeds
-    assert sum(node.kind == "stage2" for node in nodes) == 5  # three more backbones, and A-LLMRec_all
+    # Three more backbones and A-LLMRec at the reduced budget, A-LLMRec and A-LLMRec_all at the whole one.
+    assert sum(node.kind == "stage2" for node in nodes) == 6
     everything = next(row for row in rows if row.name == "A-LLMRec_all")
     assert {node.settings.positions for node in everything.nodes() if node.kind != "cf"} == {"all"}
     paper = recipes("paper").row("A-LLMRec", 0).trainings[-1]
@@ -193,13 +213,27 @@ def test_ablations_differ_from_a_llmrec_in_what_they_leave_out():
         row = paper.row(name, 0)
         stage1 = row.trainings[1]
         assert dict(stage1.changes) == own and row.trainings[-1].changes == ()
-    plain = small.row("A-LLMRec, plain start", 0).trainings[-1].settings
-    assert (plain.warm_start_steps, plain.text_share) == (0, 0.0)
+    whole = small.row("A-LLMRec", 0).trainings[-1].settings
     for name, own in STAGE2_ABLATIONS.items():
-        assert dict(paper.row(name, 0).trainings[-1].changes) == own
-        assert small.row(name, 0).trainings[-1].settings == dataclasses.replace(plain, **own)
-    # In preset paper there is no other start, so the row to compare with is A-LLMRec itself.
-    assert paper.row("A-LLMRec, plain start", 0).trainings == paper.row("A-LLMRec", 0).trainings
+        assert small.row(name, 0).trainings[-1].settings == dataclasses.replace(whole, **own)
+        changes = {key: value for key, value in own.items() if key != "text_share"}  # 0 in preset paper anyway
+        assert dict(paper.row(name, 0).trainings[-1].changes) == changes
+
+
+def test_reduced_rows_have_an_equally_cut_a_llmrec_beside_them():
+    small = recipes(stage2={"style": "movies"})
+    own = small.row(REDUCED_ROW, 0).trainings
+    whole = small.row("A-LLMRec", 0).trainings
+    assert (own[1].settings.epochs, own[2].settings.steps) < (whole[1].settings.epochs, whole[2].settings.steps)
+    assert own[2].settings.style == "movies"
+    ncf = small.row("A-LLMRec (NCF)", 0).trainings
+    assert [node.settings for node in ncf[1:]] == [node.settings for node in own[1:]]
+    assert small.at(REDUCED).row("A-LLMRec", 0).trainings == own == small.row("A-LLMRec (SASRec)", 0).trainings
+    assert small.at(REDUCED).row("w/o L_rec", 0).trainings[2].settings == own[2].settings
+    # What the user sets holds, and there may be no cut at all.
+    assert recipes(stage2={"steps": 7}).row(REDUCED_ROW, 0).trainings[2].settings.steps == 7
+    assert Recipes("small", {}, whole=True).row(REDUCED_ROW, 0).trainings == recipes().row("A-LLMRec", 0).trainings
+    assert recipes("paper").row(REDUCED_ROW, 0).trainings == recipes("paper").row("A-LLMRec", 0).trainings
 
 
 def test_planned_identities_are_those_of_the_runs_and_follow_every_change(place):
@@ -215,7 +249,7 @@ def test_planned_identities_are_those_of_the_runs_and_follow_every_change(place)
     ]
     moved = [len(names - {work.identity(node) for node in each.row("A-LLMRec", 0).nodes()}) for each in changes]
     assert moved == [3, 2, 1], "a change moves the training and all that is built on it"
-    assert "--cf" in work.command(row.trainings[-1]) and "to train" in show_plan(work, [row])
+    assert "--cf" in work.command(row.trainings[-1]) and "to train" in show_plan([(work, [row], None)])
 
 
 def test_every_kind_has_a_command_that_takes_the_planned_options(place):

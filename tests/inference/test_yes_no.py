@@ -79,5 +79,9 @@ def test_what_does_not_fit_is_left_out_oldest_first(tables):
         yes_no_prompts(
             dataclasses.replace(tables, max_length=40), STYLE, HISTORIES[2:], np.array([7]), np.array([True])
         )
-    with pytest.raises(ValueError, match="without items"):
-        yes_no_prompts(tables, STYLE, np.zeros((1, 2), np.int32), np.array([7]), np.array([True]))
+
+
+def test_a_user_without_history_is_asked_about_the_item_alone(tables):
+    made = yes_no_prompts(tables, STYLE, np.zeros((1, 2), np.int32), np.array([7]), np.array([True]))
+    told = text(tables, made.ids[0])
+    assert "in the previous" not in told and "Will this user" in told

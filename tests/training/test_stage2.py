@@ -325,9 +325,10 @@ def test_item_vector_kinds():
     stage1 = FakeStage1()
     assert item_latents(stage1, "none", 0) is None
     np.testing.assert_array_equal(item_latents(stage1, "text", 0), stage1.item_latents("text"))
-    noise = item_latents(stage1, "random", 0)
-    np.testing.assert_array_equal(noise, item_latents(stage1, "random", 0))
-    assert (noise != item_latents(stage1, "random", 1)).all() and (noise != stage1.item_latents()).all()
+    noise = item_latents(stage1, "normal", 0)
+    np.testing.assert_array_equal(noise, item_latents(stage1, "normal", 0))
+    assert (noise != item_latents(stage1, "normal", 1)).all() and noise.shape == stage1.item_latents().shape
+    assert abs(noise.mean()) < 5 / noise.size**0.5 and abs(noise.std() - 1) < 5 / noise.size**0.5  # N(0, 1)
 
 
 @pytest.fixture
@@ -433,8 +434,8 @@ def test_text_share_and_warm_start_train(project, dataset, monkeypatch):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(export.params))
     with pytest.raises(UserError, match="text_share goes with item vectors joint"):
         project.train(dataclasses.replace(SETTINGS, text_share=0.5, item_vectors="text"))
-    with pytest.raises(UserError, match="needs both user and item vectors"):
-        project.train(dataclasses.replace(SETTINGS, warm_start_steps=3, user_vector=False))
+    with pytest.raises(UserError, match="needs user or item vectors"):
+        project.train(dataclasses.replace(SETTINGS, warm_start_steps=3, user_vector=False, item_vectors="none"))
 
 
 def test_mlp_llm_is_stage_2_on_the_cf_models_own_vectors(project, dataset):

@@ -7,7 +7,7 @@ import pytest
 
 from allmrec_jax.models.projectors import Projectors, init_params
 from allmrec_jax.rng import jax_key
-from allmrec_jax.training.warm_start import warm_start, word_directions
+from allmrec_jax.training.warm_start import Batch, warm_start, word_directions
 
 WIDTH, WORD_DIRECTIONS, STEPS, CANDIDATES = 32, 12, 300, 10
 
@@ -35,7 +35,24 @@ def planted(index: int, shuffled: bool = False):
     users = items[np.arange(64), target] @ relation + 0.2 * rng.normal(size=(64, 8))
     if shuffled:
         users = rng.permutation(users)
-    return users.astype(np.float32), items.astype(np.float32), jnp.asarray(target)
+    return Batch(jnp.asarray(target), users.astype(np.float32), items=items.astype(np.float32))
+
+
+def without_users(index: int):
+    """Histories of three noisy copies of the next item and one that is padding."""
+    batch = planted(index)
+    rng = np.random.default_rng([3, index])
+    near = batch.items[np.arange(64), batch.target][:, None] + 0.5 * rng.normal(size=(64, 4, 6))
+    near[:, 0] = 100 * rng.normal(size=(64, 6))
+    real = jnp.asarray(np.arange(4)[None].repeat(64, axis=0) > 0)
+    return Batch(batch.target, history=near.astype(np.float32), real=real, items=batch.items)
+
+
+def without_items(index: int):
+    """Titles whose words are a linear image of the items' latents."""
+    batch = planted(index)
+    image = np.random.default_rng(4).normal(size=(6, WORD_DIRECTIONS)) @ np.eye(WORD_DIRECTIONS, WIDTH)
+    return Batch(batch.target, batch.users, titles=(batch.items @ image).astype(np.float32))
 
 
 def fresh():
@@ -53,11 +70,18 @@ def test_without_a_relation_nothing_is_learnt(words):
     assert abs(hit - 1 / CANDIDATES) < 0.05
 
 
+@pytest.mark.parametrize("batch_at", [without_users, without_items])
+def test_prompts_that_lack_one_kind_of_vector_start_too(words, batch_at):
+    dims = (None, 6) if batch_at is without_users else (8, None)
+    params, hit = warm_start(init_params(WIDTH, *dims, jax_key(0, "test")), words, batch_at, STEPS)
+    assert hit > 0.5 and {name.split("_")[0] for name in params} == {"item" if dims[0] is None else "user"}
+
+
 def test_vectors_look_like_words(words):
     params, _ = warm_start(fresh(), words, planted, STEPS)
     directions, norm = word_directions(words)
-    users, items, _ = planted(STEPS)
-    for vectors in Projectors(WIDTH).apply({"params": params}, users, items):
+    batch = planted(STEPS)
+    for vectors in Projectors(WIDTH).apply({"params": params}, batch.users, batch.items):
         sizes = np.linalg.norm(vectors, axis=-1)
         inside = np.linalg.norm(vectors @ directions, axis=-1) / sizes
         assert 0.7 * norm < sizes.mean() < 1.3 * norm
