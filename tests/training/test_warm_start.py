@@ -35,7 +35,7 @@ def planted(index: int, shuffled: bool = False):
     users = items[np.arange(64), target] @ relation + 0.2 * rng.normal(size=(64, 8))
     if shuffled:
         users = rng.permutation(users)
-    return Batch(jnp.asarray(target), users.astype(np.float32), items=items.astype(np.float32))
+    return Batch(jnp.asarray(target), users.astype(np.float32), items=jnp.asarray(items, jnp.float32))
 
 
 def without_users(index: int):
