@@ -55,9 +55,7 @@ def command(options: Options) -> None:
         with held(out / ".lock"):
             made = [name for name, each in tables.items() if _made(name, each, reasons)]
             write_text(out / "tables.json", json.dumps({"made": made, "not_made": reasons}, indent=2) + "\n")
-            write_site(
-                out, options, [table.out for name in made for table in tables[name] if name != "genres"], reasons
-            )
+            write_site(out, options, [table for name in made for table in tables[name] if name != "genres"], reasons)
     if reasons:
         first, reason = next(iter(reasons.items()))
         raise UserError(f"{len(reasons)} of {len(TABLES)} tables were not made; {first}: {reason}")
@@ -75,12 +73,13 @@ def _made(name: str, tables: list[Table], reasons: dict[str, str]) -> bool:
     return True
 
 
-def write_site(out: Path, options: Options, results: list[Path], reasons: Mapping[str, str]) -> None:
+def write_site(out: Path, options: Options, tables: list[Table], reasons: Mapping[str, str]) -> None:
     """One site of all results."""
     from allmrec_jax.report.page import Found, write_report
 
-    if results:
-        found = Found(results, (), [options.data], options.checkpoints, reasons)
+    if tables:
+        data = list({table.dataset.hash: table.dataset.path for table in tables}.values())
+        found = Found([table.out for table in tables], (), data, options.checkpoints, reasons)
         click.echo(write_report(out / "report", found))
 
 
