@@ -33,7 +33,7 @@ from allmrec_jax.errors import UserError
     show_default=True,
     help="Where the trainings that results name are looked for.",
 )
-@click.option("--users", type=click.IntRange(min=1), default=100, show_default=True, help="Users in each browser.")
+@click.option("--users", type=click.IntRange(min=1), default=60, show_default=True, help="Users in each browser.")
 @click.option("--attribution", type=click.IntRange(min=0), default=3, show_default=True, help="Users attributed.")
 @click.option(
     "--models/--no-models",

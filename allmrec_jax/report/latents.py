@@ -51,7 +51,7 @@ class ItemMap:
 
 
 def item_map(dataset: Dataset, stage1: Path, cf: Path) -> ItemMap:
-    """Items by the first two principal components of their vectors (an SVD; both spaces after stage 1 share one).
+    """Items by the first two principal components of their vectors (an SVD; both kinds after stage 1 share its axes).
 
     Args:
         dataset: that both runs were trained on.
@@ -82,7 +82,6 @@ def item_map(dataset: Dataset, stage1: Path, cf: Path) -> ItemMap:
     spaces |= {"Joint embeddings": ("after", joint), "Text latents": ("after", text)}
     shared = principal(np.concatenate([joint, text]))
     flat = {"Joint embeddings": shared[: len(joint)], "Text latents": shared[len(joint) :]}
-    box = _box(shared)
     inside = group < len(names)
     panels = []
     for name, (when, vectors) in spaces.items():
@@ -91,7 +90,7 @@ def item_map(dataset: Dataset, stage1: Path, cf: Path) -> ItemMap:
         alt = f"{name}, {when} stage 1: {len(shown)} items; {near:.0%} of an item’s neighbours share its category"
         clouds = [[tuple(point) for point in placed[group == number]] for number in (*range(len(names)), len(names))]
         clouds, tones = [clouds[-1], *clouds[:-1]], ["faint", *(f"c{number + 1}" for number in range(len(names)))]
-        svg: Markup = figures.cloud(clouds, alt, tones, box if name in flat else _box(placed))
+        svg: Markup = figures.cloud(clouds, alt, tones, _box(placed))
         panels.append({"when": when, "name": name, "svg": svg, "near": near})
     shares = np.bincount(group[inside], minlength=len(names)) / max(1, inside.sum())
     return ItemMap(
@@ -110,9 +109,9 @@ def _sentences(stage1: Path, texts: Sequence[str], max_tokens: int) -> Float[np.
     from allmrec_jax.convert.sentence_transformers import load_sentence_encoder
     from allmrec_jax.models.text_encoder import encode_texts
 
-    name = json.loads((stage1 / "DONE").read_text(encoding="utf-8")).get("encoder")
+    name = json.loads((stage1 / "export" / "stage1.json").read_text(encoding="utf-8")).get("encoder")
     if not name:
-        raise UserError(f"{stage1}/DONE does not say which sentence encoder it began with")
+        raise UserError(f"{stage1}/export/stage1.json does not say which sentence encoder it began with")
     return np.asarray(encode_texts(load_sentence_encoder(name), texts, max_tokens))
 
 

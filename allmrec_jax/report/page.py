@@ -66,6 +66,7 @@ SCENARIOS = {
     "overall": "all test users",
     "cold users": "users with three interactions",
     "few-shot": "few training users",
+    "cross-domain": "users of another data set",
 }
 
 LEFT_OUT = {"gradient_norm", "rec_accuracy", "hit@3", "hit@5", "hit@10", "ndcg@5", "mrr"} | {
@@ -98,7 +99,7 @@ STAGES = {
 CHANCE = 1 / 20
 """Hit@1 of guessing among the candidates."""
 
-LOG_LINES = 600
+LOG_LINES = 300
 """Lines of a run's log that a report carries at most; of a longer one every n-th and those with validation."""
 
 
@@ -122,7 +123,7 @@ class Found:
 
 
 def write_report(
-    out: Path, found: Found, *, title: str | None = None, users: int = 100, attributed: int = 3, models: bool = True
+    out: Path, found: Found, *, title: str | None = None, users: int = 60, attributed: int = 3, models: bool = True
 ) -> Path:
     """Write the page, or the folder.
 
@@ -146,7 +147,11 @@ def write_report(
     hashes = {results["data"]["hash"] for results in loaded}
     for dataset in datasets.values():
         if dataset.hash not in hashes:
-            asked_dataset(loaded[0], dataset)
+            name, measured = loaded[0]["data"]["name"], loaded[0]["data"]["hash"]
+            raise UserError(
+                f"{found.results[0]}/results.json: measured on data set {name} (hash {measured[:12]}), but "
+                f"{dataset.path} has hash {dataset.hash[:12]}; name the one that was evaluated"
+            )
     known = _find_runs(found, loaded)
     evaluations: list[dict[str, Any]] = []
     for path, results in zip(found.results, loaded, strict=True):
@@ -269,7 +274,7 @@ def _evaluation(
     settings = results.get("settings", {})
     times = results.get("times", {})
     scenario = results["runs"][0]["scenario"]
-    few = settings.get("scenario", {}).get("training_users") if isinstance(settings.get("scenario"), Mapping) else None
+    few = tables.about_scenario(results).get("training_users")
     base = "-".join(str(part) for part in (settings.get("table", "results"), few) if part is not None)
     identifier = next(
         name for n in range(len(set(taken)) + 1) if (name := f"{base}-{n + 1}" if n else base) not in taken
@@ -278,6 +283,7 @@ def _evaluation(
         "id": identifier,
         "name": results["data"]["name"].replace("_", " "),
         "heading": tables.heading(results),
+        "metric": tables.MAIN[tables.main_metric(results)],
         "scenario": SCENARIOS.get(scenario, scenario),
         "training_users": few,
         "results": results,
@@ -289,6 +295,7 @@ def _evaluation(
         "speed": _speed(results),
         "budgets": tables.budgets(results) if "trainings" in results["runs"][0] else [],
         **_users(directory, results, dataset, users),
+        "genres": results.get("examples", []),
         "steps": [_step(step) for step in times.get("steps", [])],
         "details": [
             {"title": part.capitalize(), "tree": tree}
@@ -301,6 +308,8 @@ def _evaluation(
 def _users(directory: Path, results: Mapping[str, Any], dataset: Dataset | None, count: int) -> dict[str, Any]:
     """The browser of users, a few of them for those without JavaScript, and Hit@1 by popularity; or why not."""
     nothing: dict[str, Any] = {"users": [], "browser": None, "popularity": None, "asked": 0, "why_not": ""}
+    if tables.main_metric(results) != "hit@1":
+        return nothing
     if dataset is None:
         return nothing | {"why_not": "The data set was not named, so users cannot be shown with their titles (--data)."}
     if not (directory / "users.parquet").is_file():
@@ -368,16 +377,17 @@ def _few_shot(
 
 def _bars(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Hit@1 of every system by slice."""
-    systems = results["systems"]
-    parts = [part for part in ("all", "warm", "cold") if any("hit@1" in row.get(part, {}) for row in systems.values())]
+    systems, metric = results["systems"], tables.main_metric(results)
+    label, chance = tables.MAIN[metric], CHANCE if metric == "hit@1" else None
+    parts = [part for part in ("all", "warm", "cold") if any(metric in row.get(part, {}) for row in systems.values())]
     if not parts:
         return []
-    limit = 1.16 * max(row[part]["hit@1"][2] for row in systems.values() for part in parts if part in row)
+    limit = 1.16 * max(row[part][metric][2] for row in systems.values() for part in parts if part in row)
     drawn = []
     for part in parts:
-        rows = [figures.Row(name, row[part]["hit@1"], _tone(name)) for name, row in systems.items() if part in row]
+        rows = [figures.Row(name, row[part][metric], _tone(name)) for name, row in systems.items() if part in row]
         said = "; ".join(f"{row.label} {row.interval[0]:.3f}" for row in rows)
-        svg = figures.bars(rows, f"Hit@1, {SLICES[part].lower()}: {said}", limit=limit, chance=CHANCE)
+        svg = figures.bars(rows, f"{label}, {SLICES[part].lower()}: {said}", limit=limit, chance=chance)
         drawn.append({"caption": SLICES[part], "svg": svg})
     return drawn
 
@@ -395,7 +405,7 @@ def _paired(results: Mapping[str, Any]) -> dict[str, Any] | None:
         rows = [figures.Row(name, pair[0], _sided(pair[0])) for name, pair in found if pair]
         if rows:
             said = "; ".join(f"{row.label} {row.interval[0]:+.3f}" for row in rows)
-            alt = f"Hit@1 minus {base}’s, {SLICES[part].lower()}: {said}"
+            alt = f"{tables.MAIN[tables.main_metric(results)]} minus {base}’s, {SLICES[part].lower()}: {said}"
             drawn.append({"caption": f"{SLICES[part]}: minus {base}", "svg": figures.differences(rows, alt)})
     every = [
         {
@@ -430,7 +440,8 @@ def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
     """An evaluation in one line of the overview."""
     systems, best = results["systems"], results.get("best_baseline")
     ours = "A-LLMRec" if "A-LLMRec" in systems else None
-    valued = {name: row["all"]["hit@1"] for name, row in systems.items() if "hit@1" in row["all"]}
+    metric = tables.main_metric(results)
+    valued = {name: row["all"][metric] for name, row in systems.items() if metric in row["all"]}
     contend = {name: value[0] for name, value in valued.items() if name not in tables.NO_CONTEST}
     winner = max(contend, key=lambda name: contend[name], default=None)
     against = {
@@ -454,8 +465,8 @@ def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
 def _findings(results: Mapping[str, Any]) -> list[str]:
     """A few sentences that say what the tables show."""
     systems, base = results["systems"], tables.reference(results)
-    ours, best = systems.get("A-LLMRec"), results.get("best_baseline")
-    found = []
+    ours, best, metric = systems.get("A-LLMRec"), results.get("best_baseline"), tables.main_metric(results)
+    label, found = tables.MAIN[metric], []
     if ours and "hit@1" in ours["all"]:
         sentence = f"A-LLMRec ranks the true next item first for {_share(ours['all']['hit@1'])} of users"
         if base in systems and base != "A-LLMRec":
@@ -464,7 +475,7 @@ def _findings(results: Mapping[str, Any]) -> list[str]:
     for other in dict.fromkeys(name for name in ("SASRec", best) if name):
         if ours and (pair := pair_of(results, "A-LLMRec", other)):
             named = f"{other}, the best baseline here" if other == best else other
-            found.append(f"Against {named}, user by user: {_told(pair)}.")
+            found.append(f"Against {named}, user by user: {_told(pair, label)}.")
     variants = [(name, pair_of(results, name, base)) for name in systems if base != "SASRec"]
     tested = [(name, pair) for name, pair in variants if pair and not _stands_alone(name)]
     if tested:
@@ -473,7 +484,11 @@ def _findings(results: Mapping[str, Any]) -> list[str]:
             f"Of {len(tested)} variants, {len(lower)} fall below {base} beyond chance{': ' if lower else ''}"
             f"{', '.join(lower)}."
         )
-    if ours and "valid_ratio" in ours["all"]:
+    if ours and metric == "genre_hit":
+        found.append(f"A genre that A-LLMRec names is among the user’s true ones for {_share(ours['all'][metric])}.")
+        if pair := pair_of(results, "A-LLMRec", base):
+            found.append(f"Against {base}, user by user: {_told(pair, label)}.")
+    if ours and "strict_hit@1" in ours["all"]:
         found.append(
             f"Asked to write a title, A-LLMRec names exactly one candidate for {_share(ours['all']['valid_ratio'])} "
             f"and the right one for {_share(ours['all']['strict_hit@1'])}."
@@ -484,10 +499,10 @@ def _findings(results: Mapping[str, Any]) -> list[str]:
             f"On cold items, A-LLMRec with item vectors from text is right for {_share(text['cold']['hit@1'])}; "
             f"SASRec for {_share(cf['cold']['hit@1'])}."
         )
-    contend = [name for name, row in systems.items() if name not in tables.NO_CONTEST and "hit@1" in row["all"]]
+    contend = [name for name, row in systems.items() if name not in tables.NO_CONTEST and metric in row["all"]]
     if not found and contend:
-        winner = max(contend, key=lambda name: systems[name]["all"]["hit@1"][0])
-        found.append(f"Best Hit@1: {winner}, {_share(systems[winner]['all']['hit@1'])}.")
+        winner = max(contend, key=lambda name: systems[name]["all"][metric][0])
+        found.append(f"Best {label}: {winner}, {_share(systems[winner]['all'][metric])}.")
     return found
 
 
@@ -717,11 +732,11 @@ def _share(interval: Sequence[float]) -> str:
     return f"{value:.1f}% ({low:.1f} to {high:.1f})"
 
 
-def _told(pair: tuple[Sequence[float], float | None]) -> str:
+def _told(pair: tuple[Sequence[float], float | None], metric: str) -> str:
     """A paired difference in words."""
     (value, low, high), p = pair
     test = "" if p is None else ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
-    return f"{_signed(value)} Hit@1 ({_signed(low)} to {_signed(high)}{test}), {_verdict((value, low, high))}"
+    return f"{_signed(value)} {metric} ({_signed(low)} to {_signed(high)}{test}), {_verdict((value, low, high))}"
 
 
 def _verdict(interval: Sequence[float]) -> str:

@@ -21,8 +21,13 @@ METRICS = {
         "catalogue_ndcg@10": "NDCG@10",
         "catalogue_ndcg@20": "NDCG@20",
     },
+    "genres": {"genre_hit": "Among the true", "first_hit": "First named", "valid_ratio": "Valid"},
 }
-"""Columns of the tables of metrics: of the candidates' order, of what was written, of the whole catalogue's order."""
+"""Columns of the tables of metrics: of the candidates' order, of titles written, of the whole catalogue's order, and of
+favourite genres written."""
+
+MAIN = {"hit@1": "Hit@1", "genre_hit": "Genre hit"}
+"""What an evaluation is about: the metric that is tested, compared and drawn."""
 
 SLICES = {"all": "All users", "warm": "Warm items", "cold": "Cold items"}
 
@@ -70,10 +75,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Line:
-    """A row: its system and one cell for each column but the first."""
+    """A row: what it is called, one cell for each column but the first, and its system."""
 
     name: str
     cells: Sequence[Cell]
+    system: str
 
 
 @dataclass(frozen=True)
@@ -115,10 +121,19 @@ def published(results: Mapping[str, Any]) -> str:
     return results.get("settings", {}).get("published") or "table1_overall"
 
 
+def about_scenario(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the results say of whom was trained on and asked about."""
+    return results.get("settings", {}).get("scenario") or {"scenario": results["runs"][0]["scenario"]}
+
+
 def row_name(results: Mapping[str, Any], name: str) -> str:
     """A system as its row is called: *simulated* where the users it was asked about are."""
-    simulated = results.get("settings", {}).get("scenario", {}).get("simulated", False)
-    return f"{name}, simulated" if simulated else name
+    return f"{name}, simulated" if about_scenario(results).get("simulated") else name
+
+
+def main_metric(results: Mapping[str, Any]) -> str:
+    """The one of :data:`MAIN` that the results hold."""
+    return next((key for key in MAIN if any(key in row["all"] for row in results["systems"].values())), "hit@1")
 
 
 def pair_of(
@@ -136,34 +151,42 @@ def pair_of(
 
 
 def hits(results: Mapping[str, Any]) -> Table:
-    """Hit@1 with its interval, the paper's, and the paired tests against the reference and the best baseline."""
-    systems, data, key = results["systems"], results["data"]["name"], published(results)
+    """Hit@1 with its interval, the paper's, and the paired tests against the reference and the best baseline.
+
+    In the favourite-genre task, where the paper has no numbers, the share of users with a genre among the true ones.
+    """
+    systems, data, metric = results["systems"], results["data"]["name"], main_metric(results)
+    key = published(results)
     chosen = dict.fromkeys((reference(results), str(results.get("best_baseline"))))
     against = [name for name in chosen if name in systems]
-    best = _best({name: row["all"].get("hit@1") for name, row in systems.items()})
-    columns = [Column("Users"), Column("Hit@1", "95% interval"), Column("Paper", _whose_short(data), paper=True)]
-    columns.append(Column("Ours − paper", "or its nearest end", paper=True))
+    best = _best({name: row["all"].get(metric) for name, row in systems.items()})
+    papers = {name: paper.hit_at_1(name, "all", key) if metric == "hit@1" else {} for name in systems}
+    columns = [Column("Users"), Column(MAIN[metric], "95% interval")]
+    if any(papers.values()):
+        columns += [Column("Paper", _whose_short(data), paper=True)]
+        columns += [Column("Ours − paper", "or its nearest end", paper=True)]
     for name in against:
         about = "best baseline here" if name == results.get("best_baseline") else "reference"
         columns += [Column(f"− {name}", f"paired, {about}"), Column("p", f"against {name}")]
     rows = []
     for name, row in systems.items():
-        theirs, value = paper.hit_at_1(name, "all", key), row["all"].get("hit@1")
+        value = row["all"].get(metric)
         seeds = len({run["seed"] for run in results["runs"] if run["system"] == name})
         cells = [
             Cell(f"{row['all']['n']:,}", f"{seeds} seeds" if seeds > 1 else "", row["all"]["n"]),
             _value(value, name in best, run=run_of(results, name)),
-            _papers(theirs, data),
-            _beyond(value, theirs, data),
         ]
+        if any(papers.values()):
+            cells += [_papers(papers[name], data), _beyond(value, papers[name], data)]
         for other in against:
             cells += _tested(results, name, other)
-        rows.append(Line(row_name(results, name), cells))
-    notes = [
-        _measured_on(results),
-        "p: sign-flip test over users, two-sided, each on its own. "
-        f"Paper: Hit@1 there, {_whose(data)} Ours − paper: the distance to its value or the nearest end of its range.",
-    ]
+        rows.append(Line(row_name(results, name), cells, name))
+    notes = [_measured_on(results), "p: sign-flip test over users, two-sided, each on its own."]
+    if any(papers.values()):
+        notes.append(
+            f"Paper: Hit@1 there, {_whose(data)} "
+            "Ours − paper: the distance to its value, or to the nearest end of its range."
+        )
     return Table("hits", heading(results), columns, rows, notes)
 
 
@@ -191,7 +214,7 @@ def slices(results: Mapping[str, Any]) -> Table | None:
                 detail = f"{difference.detail}, p {p.text}" if p.sort is not None else difference.detail
                 cells[name].append(dataclasses.replace(difference, detail=detail))
     title = f"{heading(results)}: Hit@1 on warm and cold items"
-    rows = [Line(row_name(results, name), cells[name]) for name in systems]
+    rows = [Line(row_name(results, name), cells[name], name) for name in systems]
     note = "Cold: the 35% of the items with the fewest training interactions; warm: the 35% with the most."
     return Table("slices", title, columns, rows, [note])
 
@@ -207,6 +230,7 @@ def metrics(results: Mapping[str, Any], kind: str) -> Table | None:
         Line(
             row_name(results, name),
             [_value(row["all"].get(key), name in best[key], run=run_of(results, name)) for key in shown],
+            name,
         )
         for name, row in systems.items()
     ]
@@ -217,6 +241,7 @@ def metrics(results: Mapping[str, Any], kind: str) -> Table | None:
             "ranking the whole catalogue",
             "Every item that the user has not met. Systems that score candidates only have no row here.",
         ),
+        "genres": ("genres written", "True are the three genres that a user's items have most often."),
     }[kind]
     columns = [Column(METRICS[kind][key]) for key in shown]
     return Table(kind, f"{heading(results)}: {title}", columns, rows, [note])
@@ -245,7 +270,7 @@ def speed(results: Mapping[str, Any]) -> Table:
             _value(results["systems"][entry["system"]]["all"]["hit@1"]),
             _plain(row.get("hit@1"), "{:.3f}"),
         ]
-        rows.append(Line(f"{entry['system']}, seed {entry['seed']}", cells))
+        rows.append(Line(f"{entry['system']}, seed {entry['seed']}", cells, entry["system"]))
     size = results.get("settings", {}).get("batch_size")
     note = f"A batch is {size} users here. The paper's times are its own, on one A6000."
     return Table("speed", f"{heading(results)}: time", columns, rows, [note])
@@ -268,7 +293,8 @@ def speeds(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def all_tables(results: Mapping[str, Any]) -> list[Table]:
     """The tables of an evaluation, what it is about first."""
     table = results.get("settings", {}).get("table")
-    found = [hits(results), slices(results), *(metrics(results, kind) for kind in METRICS)]
+    kinds = ["genres"] if main_metric(results) == "genre_hit" else [kind for kind in METRICS if kind != "genres"]
+    found = [hits(results), slices(results), *(metrics(results, kind) for kind in kinds)]
     if table == "table4":
         found[:2] = found[1::-1]
     if table == "table10":
@@ -488,12 +514,15 @@ def _signed(value: float) -> str:
 
 def _measured_on(results: Mapping[str, Any]) -> str:
     files = sorted({run["candidates_sha"][:12] for run in results["runs"]})
+    data = f"{results['data']['name']} (hash {results['data']['hash'][:12]})"
+    other = about_scenario(results).get("trained_on")
+    data += f", trained on {other}" if other else ""
     counts = sorted({row["all"]["n"] for row in results["systems"].values()}, reverse=True)
     few = "" if len(counts) == 1 else ", some systems the first " + " and ".join(f"{count:,}" for count in counts[1:])
     seeds = sorted({run["seed"] for run in results["runs"]})
     return (
-        f"Data set {results['data']['name']} (hash {results['data']['hash'][:12]}), {counts[0]:,} users{few}; 20 "
-        f"candidates each, candidate file {', '.join(files)}; seeds {', '.join(map(str, seeds))}. "
+        f"Data set {data}, {counts[0]:,} users{few}; candidate file {', '.join(files)}, 20 for each user; trained at "
+        f"seed {', '.join(map(str, seeds))}. "
         "Values of several seeds are means over them; intervals resample users."
     )
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.intervals import bootstrap
 from allmrec_jax.prompts import STYLES, PromptStyle, prompt_text
 from allmrec_jax.report.figures import Series
+from allmrec_jax.report.tables import about_scenario
 from allmrec_jax.rng import numpy_rng
 
 if TYPE_CHECKING:
@@ -29,22 +31,13 @@ DECILES = 10
 
 
 def asked_dataset(results: Mapping[str, Any], dataset: Dataset) -> Dataset:
-    """The data set of the users that were asked about: for cold users the one that was written beside ``dataset``.
+    """``dataset``, or where cold users were asked about, theirs, which lies beside it."""
+    about = about_scenario(results)
+    if about["scenario"] != "cold users":
+        return dataset
+    from allmrec_jax.data.scenarios import cold_users
 
-    Raises:
-        UserError: it is another data set than was evaluated.
-    """
-    if dataset.hash != results["data"]["hash"]:
-        raise UserError(
-            f"results measured on data set {results['data']['name']} (hash {results['data']['hash'][:12]}), but "
-            f"{dataset.path} has hash {dataset.hash[:12]}; name the one that was evaluated"
-        )
-    if results["runs"][0]["scenario"] == "cold users":
-        from allmrec_jax.data.scenarios import cold_users
-
-        simulated = results["settings"]["scenario"]["simulated"]
-        return cold_users(dataset, simulate=simulated)[0].asked
-    return dataset
+    return cold_users(dataset, simulate=about.get("simulated", False))[0].asked
 
 
 def sample_users(frame: "pl.DataFrame", count: int) -> list[int]:
@@ -82,7 +75,8 @@ def _user(dataset: Dataset, user: int, rows: list[dict[str, Any]], results: Mapp
         raise UserError(
             f"{dataset.path}: user {user}'s last item is not the target of the results; they are of other data"
         )
-    style, _ = wording(results)
+    known = about_scenario(results).get("history", len(sequence))
+    sequence = sequence[max(0, len(sequence) - 1 - known) :]
     history = [dataset.titles[item] for item in sequence[:-1][-SHOWN:]]
     titles = [dataset.titles[item] for item in shown]
     return {
@@ -93,7 +87,7 @@ def _user(dataset: Dataset, user: int, rows: list[dict[str, Any]], results: Mapp
         "candidates": titles,
         "target": shown.index(target),
         "answers": [_answer(row) for row in rows],
-        "prompt": readable_prompt(style, history, titles),
+        "prompt": readable_prompt(wording(results), history, titles),
     }
 
 
@@ -148,12 +142,12 @@ def readable_prompt(style: PromptStyle, history: list[str], candidates: list[str
     return f"{VECTOR}</s>{pieces.head}{past}{pieces.middle}{shown}{pieces.tail}"
 
 
-def wording(results: Mapping[str, Any]) -> tuple[PromptStyle, int]:
-    """The words of the prompts and how much history they hold, as far as the results say it."""
+def wording(results: Mapping[str, Any]) -> PromptStyle:
+    """The words of the prompts, as far as the results say it."""
     settings = results.get("settings", {})
     words = settings.get("wording") or {}
     style = settings.get("prompt_style") or words.get("style") or "neutral"
-    return STYLES[style], settings.get("history_length") or words.get("history_length") or SHOWN
+    return STYLES[style]
 
 
 def popularity(frame: "pl.DataFrame", dataset: Dataset, systems: Sequence[tuple[str, str]]) -> list[Series]:

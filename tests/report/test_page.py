@@ -195,7 +195,7 @@ def test_without_a_script_three_users_and_a_whole_prompt_are_shown(page: Page):
     assert sum(tag == "article" for tag, _ in page.tags) == 3
     assert page.text.count("← true next item") == 3
     assert page.text.count('The recommendation is "') == 1
-    assert "100 of 120 users, drawn by seed" in page.text
+    assert "60 of 120 users, drawn by seed" in page.text
 
 
 def test_the_browser_has_every_answer_of_a_user(made: Path):
@@ -203,7 +203,7 @@ def test_the_browser_has_every_answer_of_a_user(made: Path):
 
     source = (made / "report.html").read_text()
     data = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', source, re.DOTALL)[0])
-    assert data["systems"] == list(HIT) and len(data["users"]) == 100
+    assert data["systems"] == list(HIT) and len(data["users"]) == 60
     user = data["users"][7]
     rows = {row["system"]: row for row in read_users(made / "results").to_dicts() if row["user"] == user["u"]}
     dataset = make_dataset(made / "again")
@@ -265,6 +265,26 @@ def test_few_training_users_become_one_curve_that_ends_with_everybody(made: Path
     assert "0.16 to 0.31" in Page(body).text  # the paper at 128 users: A-LLMRec on its three data sets
     index = Page((tmp_path / "site" / "index.html").read_text()).text
     assert index.index("All test users") < index.index("Table 6: 128 users") < index.index("Table 6: 32 users")
+
+
+def test_the_genre_task_has_its_own_metric_and_shows_what_was_said(made: Path, tmp_path: Path):
+    results = json.loads((made / "results" / "results.json").read_text())
+    valued = {"n": 80, "genre_hit": [0.7, 0.6, 0.8], "first_hit": [0.5, 0.4, 0.6], "valid_ratio": [0.9, 0.85, 0.95]}
+    results["systems"] = {
+        "Majority genre": {"all": {**valued, "genre_hit": [0.4, 0.3, 0.5]}},
+        "A-LLMRec": {"all": valued},
+    }
+    results["paired"] = {"A-LLMRec - Majority genre": {"all": [0.3, 0.2, 0.4]}}
+    results["tests"] = {"A-LLMRec - Majority genre": {"all": 0.0004}}
+    results["examples"] = [{"user": 3, "history": ["A", "B"], "favourites": ["War"], "said": {"A-LLMRec": "War, Sea"}}]
+    results["settings"] |= {"table": "genres", "title": "Favourite genres", "reference": "Majority genre"}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    write_report(tmp_path / "site", Found([tmp_path], (), [made / "data"]))
+    text = Page((tmp_path / "site" / "genres.html").read_text()).text
+    assert "A genre that A-LLMRec names is among the user’s true ones for 70.0% (60.0 to 80.0)." in text
+    assert "80 0.700 (best of this column) 0.600 to 0.800 +0.300 +0.200 to +0.400 <0.001" in text
+    assert "History: A; B. True: War" in text and "A-LLMRec War, Sea" in text
+    assert "Hit@1" not in text and "Titles written" not in text and ": not-asked" not in text
 
 
 def test_paper_values():
