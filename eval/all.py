@@ -55,7 +55,7 @@ def command(options: Options) -> None:
         with held(out / ".lock"):
             made = [name for name, each in tables.items() if _made(name, each, reasons)]
             write_text(out / "tables.json", json.dumps({"made": made, "not_made": reasons}, indent=2) + "\n")
-            write_site(out, options, [table for name in made for table in tables[name] if name != "genres"], reasons)
+            write_site(out, options, [table for name in made for table in tables[name]], reasons)
     if reasons:
         first, reason = next(iter(reasons.items()))
         raise UserError(f"{len(reasons)} of {len(TABLES)} tables were not made; {first}: {reason}")
