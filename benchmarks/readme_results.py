@@ -1,17 +1,20 @@
 """Writes the README's results section from the JSON files in ``benchmarks/results``; ``--check`` only compares.
 
-The files of the embedded data are ``results.json`` of ``make demo ARGS="--data-seed S"``, those of the real data sets
-the ``results.json`` of the commands that the section names.
+The files of the demo are ``results.json`` of ``make demo ARGS="--data-seed S"``. Every file that
+``benchmarks/keep_results.py`` has written, a table of any data set, is found and shown with its commands.
 
     python benchmarks/readme_results.py
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from allmrec_jax.report.tables import all_tables, heading, table_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -24,10 +27,11 @@ The language model here is `opt-nano` (3.4 million parameters, trained on genera
 settings that the paper does not have, both off in `paper` and `official`: see
 [docs/embedded_models.md](docs/embedded_models.md). This section is written by `python benchmarks/readme_results.py`."""
 
-REAL = {
+DATA = {
     "scientific": "Amazon Scientific (sequence JSON, 8,317 users, 4,344 items)",
-    "movielens": "MovieLens latest-small (610 users, 3,650 items)",
+    "ml-latest-small": "MovieLens latest-small (610 users, 3,650 items)",
 }
+"""What data sets are called, by their name."""
 
 
 def load(name: str) -> dict[str, Any]:
@@ -39,9 +43,9 @@ def section() -> str:
     """The section in Markdown, without its markers."""
     demos = {seed: load(f"demo_seed{seed}") for seed in SEEDS}
     parts = [INTRODUCTION, "### The embedded data", embedded(demos[0]), figures(demos)]
-    for name, title in REAL.items():
-        if (RESULTS / f"{name}.json").is_file():
-            parts += [f"### {title}", real(name, load(name))]
+    for data, tables in kept_tables().items():
+        parts += [f"### {DATA.get(data, data.replace('_', ' '))}"]
+        parts += [kept_table(name, results, folded=place > 0) for place, (name, results) in enumerate(tables)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -103,15 +107,25 @@ def figures(demos: Mapping[int, Mapping[str, Any]]) -> str:
     )
 
 
-def real(name: str, results: Mapping[str, Any]) -> str:
-    """A real data set's table and the commands that made it."""
-    users = results["systems"]["SASRec"]["all"]["n"]
+def kept_tables() -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    """Names and results of the files that hold a table and its commands, by data set, in the paper's order."""
+    found = [(path.stem, load(path.stem)) for path in sorted(RESULTS.glob("*.json"))]
+    tables = [(name, results) for name, results in found if "commands" in results and "systems" in results]
+    tables.sort(key=lambda each: [int(part) if part.isdigit() else 0 for part in re.split(r"(\d+)", heading(each[1]))])
+    by_data: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for name, results in tables:
+        by_data.setdefault(results["data"]["name"], []).append((name, results))
+    return by_data
+
+
+def kept_table(name: str, results: Mapping[str, Any], *, folded: bool) -> str:
+    """The main table of some results, the budgets left to the JSON, and the commands that made it."""
+    main = all_tables(results)[0]
     commands = "\n".join(f"    {line}" for line in results["commands"])
-    difference = interval(results["paired"]["A-LLMRec - SASRec"]["all"])
-    return (
-        f"{users:,} test users ([JSON](benchmarks/results/{name}.json)):\n\n{commands}\n\n"
-        f"{systems_table(results['systems'])}\n\nA-LLMRec minus SASRec, user by user: {difference}."
-    )
+    body = "\n\n".join([commands, table_markdown(main, {}), *main.notes, f"[JSON](benchmarks/results/{name}.json)"])
+    if folded:
+        return f"<details><summary>{main.title}</summary>\n\n{body}\n\n</details>"
+    return f"{main.title}\n\n{body}"
 
 
 def systems_table(systems: Mapping[str, Any]) -> str:

@@ -164,6 +164,9 @@ def write_report(
         evaluations.append(_evaluation(path, results, datasets.get(results["data"]["hash"]), taken, users))
     for each in evaluations:
         each["few_shot"] = _few_shot(each, evaluations, datasets)
+        begin = each["heading"].split(":")[0]
+        alone = sum(other["heading"].startswith(f"{begin}:") for other in evaluations) == 1
+        each["short"] = begin if alone else each["heading"]
     title = title or "Results on " + ", ".join(dict.fromkeys(each["name"] for each in evaluations))
     shown = list(found.runs) or _main_runs(loaded, known)
     runs = {path: _run(path, known) for path in dict.fromkeys([*shown, *known.values()])}
@@ -482,11 +485,11 @@ def _findings(results: Mapping[str, Any]) -> list[str]:
             named = f"{other}, the best baseline here" if other == best else other
             found.append(f"Against {named}, user by user: {_told(pair, label)}.")
     variants = [(name, pair_of(results, name, base)) for name in systems if base != "SASRec"]
-    tested = [(name, pair) for name, pair in variants if pair and not _stands_alone(name)]
+    tested = [(name, pair) for name, pair in variants if pair and name in _ablations()]
     if tested:
         lower = [f"{name} ({_signed(pair[0][0])})" for name, pair in tested if pair[0][2] < 0]
         found.append(
-            f"Of {len(tested)} variants, {len(lower)} fall below {base} beyond chance{': ' if lower else ''}"
+            f"Of {len(tested)} ablations, {len(lower)} fall below {base} beyond chance{': ' if lower else ''}"
             f"{', '.join(lower)}."
         )
     if ours and metric == "genre_hit":
@@ -511,11 +514,10 @@ def _findings(results: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _stands_alone(name: str) -> bool:
-    """Whether a row is no ablation: A-LLMRec itself or a system of others."""
-    from allmrec_jax.evaluation.rows import is_baseline
+def _ablations() -> set[str]:
+    from allmrec_jax.evaluation.rows import STAGE1_ABLATIONS, STAGE2_ABLATIONS
 
-    return name in ("A-LLMRec", "A-LLMRec_all") or is_baseline(name)
+    return {*STAGE1_ABLATIONS, *STAGE2_ABLATIONS}
 
 
 def _count_cells(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,8 +1,13 @@
 """The README's results are those of the committed JSON files."""
 
+import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -11,3 +16,43 @@ def test_the_results_section_is_up_to_date():
     program = [sys.executable, str(ROOT / "benchmarks" / "readme_results.py"), "--check"]
     told = subprocess.run(program, capture_output=True, text=True)
     assert told.returncode == 0, told.stdout + told.stderr
+
+
+def table(number: int, value: float) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "data": {"name": "Tiny", "hash": "0" * 64},
+        "runs": [{"system": "SASRec", "seed": 0, "id": "1" * 64, "scenario": "overall", "candidates_sha": "2" * 64}],
+        "systems": {"SASRec": {"all": {"n": 30, "hit@1": [value, 0.1, 0.3]}}},
+        "settings": {"table": f"table{number}", "title": f"Table {number}: tiny", "llm": "/private/place/opt"},
+    }
+
+
+def test_every_table_that_is_kept_is_shown_with_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (10, 9):
+        place = tmp_path / f"run{number}"
+        place.mkdir()
+        (place / "results.json").write_text(json.dumps(table(number, 0.2)))
+        program = [sys.executable, str(ROOT / "benchmarks" / "keep_results.py"), str(place), f"tiny{number}"]
+        program += [
+            "--command",
+            "allmrec prepare x",
+            "--command",
+            f"allmrec experiment table{number}",
+            "--out",
+            str(tmp_path),
+        ]
+        subprocess.run(program, check=True)
+    assert "private" not in (tmp_path / "tiny9.json").read_text()
+    assert json.loads((tmp_path / "tiny9.json").read_text())["settings"]["llm"] == "opt"
+
+    shown = runpy.run_path(str(ROOT / "benchmarks" / "readme_results.py"))
+    shown["load"].__globals__["RESULTS"] = tmp_path
+    ((data, tables),) = shown["kept_tables"]().items()
+    assert data == "Tiny" and [name for name, _ in tables] == ["tiny9", "tiny10"]
+    text = shown["kept_table"](*tables[0], folded=True)
+    assert text.startswith(
+        "<details><summary>Table 9: tiny</summary>\n\n    allmrec prepare x\n    allmrec experiment table9\n"
+    )
+    assert "| SASRec | 30 | 0.200 (0.100 to 0.300) | 0.24 to 0.62 (" not in text
+    assert "| SASRec | 30 | 0.200 (0.100 to 0.300) |" in text and "(benchmarks/results/tiny9.json)" in text
