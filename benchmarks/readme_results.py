@@ -28,7 +28,7 @@ settings that the paper does not have, both off in `paper` and `official`: see
 [docs/embedded_models.md](docs/embedded_models.md). This section is written by `python benchmarks/readme_results.py`."""
 
 DATA = {
-    "scientific": "Amazon Scientific (sequence JSON, 8,317 users, 4,344 items)",
+    "Scientific": "Amazon Scientific (sequence JSON, 8,317 users, 4,344 items)",
     "ml-latest-small": "MovieLens latest-small (610 users, 3,650 items)",
 }
 """What data sets are called, by their name."""
@@ -122,10 +122,24 @@ def kept_table(name: str, results: Mapping[str, Any], *, folded: bool) -> str:
     """The main table of some results, the budgets left to the JSON, and the commands that made it."""
     main = all_tables(results)[0]
     commands = "\n".join(f"    {line}" for line in results["commands"])
-    body = "\n\n".join([commands, table_markdown(main, {}), *main.notes, f"[JSON](benchmarks/results/{name}.json)"])
+    parts = [commands, table_markdown(main, {}), *claim(results), *main.notes]
+    body = "\n\n".join([*parts, f"[JSON](benchmarks/results/{name}.json)"])
     if folded:
         return f"<details><summary>{main.title}</summary>\n\n{body}\n\n</details>"
     return f"{main.title}\n\n{body}"
+
+
+def claim(results: Mapping[str, Any]) -> list[str]:
+    """Whether the paper's claim, A-LLMRec above SASRec, shows in these results; nothing where they do not ask it."""
+    words = {"all": "all users", "warm": "warm items", "cold": "cold items"}
+    pairs = results.get("paired", {}).get("A-LLMRec - SASRec", {})
+    signs = {words[part]: (low > 0) - (high < 0) for part, (_, low, high) in pairs.items() if part in words}
+    verdicts = {1: "above SASRec", 0: "not distinguishable from SASRec", -1: "below SASRec"}
+    said = [f"{verdicts[sign]} on {part}" for part, sign in signs.items()]
+    if not said:
+        return []
+    shown = "this run shows" if set(signs.values()) == {1} else "this run does not show"
+    return [f"A-LLMRec is {', '.join(said)}. The paper has it above SASRec on all of them: {shown} that."]
 
 
 def systems_table(systems: Mapping[str, Any]) -> str:
