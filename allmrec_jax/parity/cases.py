@@ -202,6 +202,15 @@ def dropout_masks() -> dict[str, np.ndarray]:
     return {name: rng.random_sample(shape) >= DROPOUT for name, shape in shapes.items()}
 
 
+def histories() -> list[list[int]]:
+    """Interactions of a data set: three to six items of each of N users; every item occurs."""
+    rng, found = random("histories"), []
+    for user in range(ITEMS):
+        others = rng.permutation(ITEMS)[: 2 + user % 4] + 1
+        found.append([user + 1, *(int(item) for item in others)])
+    return found
+
+
 _WORDS = "amber brook cedar delta ember fable grove haven inlet jewel kayak lemon maple north ocean pearl quilt river"
 
 

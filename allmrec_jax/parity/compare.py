@@ -144,12 +144,14 @@ class Altered:
 
 
 def selftest(references: Iterable[Reference], components: Sequence[str], steps: Steps) -> Iterator[Altered]:
-    """Each alteration of each component against the first reference that has it."""
+    """Each alteration of each component that a reference has, against the first one."""
     owners: dict[str, Reference] = {}
     for reference in references:
         for component in reference.components():
             owners.setdefault(component, reference)
     for component in components:
+        if component not in owners:
+            continue
         reference = owners[component]
         for alteration in ALTERATIONS[component]:
             reference.outputs(component)  # before anything is altered

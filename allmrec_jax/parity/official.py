@@ -29,7 +29,7 @@ import torch
 import transformers
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.parity import cases
+from allmrec_jax.parity import cases, conversion
 from allmrec_jax.parity.reference import (
     NEW_TOKENS,
     Outputs,
@@ -58,6 +58,7 @@ _NAMES = {
     "pre_train.sasrec.model": ("SASRec",),
     "models.a_llmrec_model": ("A_llmrec_model", "two_layer_mlp"),
     "models.llm4rec": ("llm4rec",),
+    "pre_train.sasrec.utils": ("data_partition",),
     "eval": ("get_answers_predictions", "evaluate"),
 }
 """Modules of the clone and what is used of them."""
@@ -67,6 +68,7 @@ SLOW = int(transformers.__version__.split(".")[0]) < 5
 
 EIGHT_BIT = "8-bit weights of OPT-6.7B and half precision (bitsandbytes, CUDA): a small OPT in float32"
 FAST_TOKENIZER = "the slow tokenizer of transformers 4: the fast one of transformers 5"
+TRUST = "torch.load's default before PyTorch 2.6, which loads an argparse.Namespace: a permission for that class"
 ENCODER = "nq-distilbert-base-v1's weights: a small DistilBERT of the same class"
 
 
@@ -105,6 +107,8 @@ class Official(TorchReference):
             return FILES["model"], EIGHT_BIT
         if component == "Prompts":
             return FILES["model"], "" if SLOW else FAST_TOKENIZER
+        if component == "Conversion":
+            return FILES["model"], f"{EIGHT_BIT}; {ENCODER}; {TRUST}"
         if component == "Sentence encoder" or component.startswith("Stage 1"):
             return FILES["model"], ENCODER
         return FILES["model"], ""
@@ -116,7 +120,12 @@ class Official(TorchReference):
             "Generation": lambda: self._generation(official=False),
             "Generation, official settings": lambda: self._generation(official=True),
             "Hit@1 of eval.py": self._hits,
+            "Conversion": self._conversion,
         }
+
+    def outputs(self, component: str) -> Outputs:
+        """Computed once; but not what holds a part of ours, which the self-test alters."""
+        return self._conversion() if component == "Conversion" else super().outputs(component)
 
     def make_sasrec(self, dropout: float) -> Any:
         """The clone's ``SASRec``."""
@@ -124,18 +133,8 @@ class Official(TorchReference):
 
     def make_model(self, stage: int) -> Any:
         """The clone's ``A_llmrec_model``, which reads its data and CF checkpoint from files here."""
-        args = argparse.Namespace(
-            rec_pre_trained_data=cases.DATA_NAME,
-            recsys="sasrec",
-            device="cpu",
-            llm="opt",
-            maxlen=cases.LENGTH,
-            pretrain_stage1=stage == 1,
-            pretrain_stage2=stage == 2,
-            inference=False,
-        )
         with self._at_home():
-            model = self.modules["models.a_llmrec_model"].A_llmrec_model(args)
+            model = self.modules["models.a_llmrec_model"].A_llmrec_model(model_arguments(stage))
         if stage == 2:
             # As after load_model, which reads this from a checkpoint.
             model.mlp.requires_grad_(False)
@@ -213,6 +212,17 @@ class Official(TorchReference):
                 hits.append(program.evaluate(answers, predictions, k=1)[1] > 0)
         return {"exact/hits": np.asarray(hits)}
 
+    def _conversion(self) -> Outputs:
+        """The clone's checkpoints of the case's weights, through our conversion both ways and loaded by the clone."""
+        home, module = Path(self.directory.name), self.modules["models.a_llmrec_model"]
+        conversion.write_official(home, [self._model(1), self._model(2)], model_arguments, self._at_home())
+        args = model_arguments(1, inference=True)
+        with (
+            tempfile.TemporaryDirectory(prefix="allmrec-parity-") as work,
+            self._at_home(conversion.through_ours(home, Path(work))),
+        ):
+            return conversion.loaded(module.A_llmrec_model(args), args, self.modules["pre_train.sasrec.utils"])
+
     def _write_files(self, home: Path) -> None:
         """The data and the CF checkpoint that ``A_llmrec_model`` opens."""
         titles, descriptions = cases.texts()
@@ -225,11 +235,11 @@ class Official(TorchReference):
         torch.save([module.kwargs, module.state_dict()], checkpoint / "sasrec.pth")
 
     @contextlib.contextmanager
-    def _at_home(self) -> Iterator[None]:
-        """In the directory of the files, with the stand-ins for weights."""
+    def _at_home(self, home: Path | None = None) -> Iterator[None]:
+        """In the directory of the files (or another one), with the stand-ins for weights."""
         module, llm = self.modules["models.a_llmrec_model"], self.modules["models.llm4rec"]
         before = os.getcwd()
-        os.chdir(self.directory.name)
+        os.chdir(home or self.directory.name)
         try:
             with (
                 mock.patch.object(module, "SentenceTransformer", lambda name: _sentence_transformer()),
@@ -311,6 +321,20 @@ def cf_arguments(dropout: float) -> argparse.Namespace:
         num_blocks=cases.BLOCKS,
         num_heads=cases.HEADS,
         dropout_rate=dropout,
+    )
+
+
+def model_arguments(stage: int, *, inference: bool = False) -> argparse.Namespace:
+    """What the clone's ``A_llmrec_model`` reads of its arguments; with ``inference`` stage 2's parts too."""
+    return argparse.Namespace(
+        rec_pre_trained_data=cases.DATA_NAME,
+        recsys="sasrec",
+        device="cpu",
+        llm="opt",
+        maxlen=cases.LENGTH,
+        pretrain_stage1=stage == 1,
+        pretrain_stage2=stage == 2,
+        inference=inference,
     )
 
 

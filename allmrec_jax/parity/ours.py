@@ -22,7 +22,7 @@ import optax
 from jaxtyping import Array
 
 from allmrec_jax import prompts as prompt_module
-from allmrec_jax.convert import official
+from allmrec_jax.convert import official, official_files
 from allmrec_jax.convert.opt import load_opt, load_tokenizer
 from allmrec_jax.convert.sentence_transformers import load_sentence_encoder, state_of
 from allmrec_jax.evaluation.metrics import official_hit
@@ -33,7 +33,7 @@ from allmrec_jax.models.opt import OPT, POSITION_OFFSET, OPTConfig
 from allmrec_jax.models.opt import Block as OPTBlock
 from allmrec_jax.models.projectors import Projectors, embed_prompts
 from allmrec_jax.models.text_encoder import SentenceEncoder, encode_texts, tokenize_texts
-from allmrec_jax.parity import cases
+from allmrec_jax.parity import cases, conversion
 from allmrec_jax.parity.reference import BETA2, CF_RATE, NEW_TOKENS, STAGE1_RATE, STAGE2_RATE, Outputs, Steps, kind
 from allmrec_jax.prompts import (
     ITEM_SLOT,
@@ -311,16 +311,21 @@ def _is_item(prompts: PromptBatch) -> np.ndarray:
 @functools.cache
 def _opt(rows: int, shape_350m: bool = False) -> tuple[OPTConfig, Any]:
     """OPT with the case's weights, through our loader; ``rows`` of its table are kept."""
+    with tempfile.TemporaryDirectory() as directory:
+        write_opt(Path(directory), cases.OPT_350M if shape_350m else cases.OPT, rows)
+        return load_opt(directory)
+
+
+def write_opt(directory: Path, config: Mapping[str, Any], rows: int) -> None:
+    """OPT with the case's weights as Hugging Face's files; ``rows`` of its table are kept."""
     from safetensors.numpy import save_file
 
-    config = (cases.OPT_350M if shape_350m else cases.OPT) | {"architectures": ["OPTForCausalLM"]}
     tensors = cases.weights(cases.opt_shapes(config))
     table = "model.decoder.embed_tokens.weight"
     tensors[table] = tensors[table][:rows]
-    with tempfile.TemporaryDirectory() as directory:
-        save_file(tensors, Path(directory) / "model.safetensors")
-        (Path(directory) / "config.json").write_text(json.dumps(config | {"vocab_size": rows}))
-        return load_opt(directory)
+    save_file(tensors, directory / "model.safetensors")
+    body = {**config, "architectures": ["OPTForCausalLM"], "vocab_size": rows}
+    (directory / "config.json").write_text(json.dumps(body))
 
 
 def _opt_layers(theirs: Outputs, steps: Steps, *, shape_350m: bool = False) -> Outputs:
@@ -483,6 +488,10 @@ def _hits(theirs: Outputs, steps: Steps) -> Outputs:
     return {"exact/hits": np.asarray([official_hit(text.removeprefix('"'), title) for title, text in cases.OUTPUTS])}
 
 
+def _conversion(theirs: Outputs, steps: Steps) -> Outputs:
+    return conversion.expected()
+
+
 def _numpy(tree: Mapping[str, Any]) -> Outputs:
     return {name: np.asarray(value) for name, value in tree.items()}
 
@@ -509,6 +518,7 @@ OURS: dict[str, Callable[[Outputs, Steps], Outputs]] = {
     "Generation": _generation,
     "Generation, official settings": _official_generation,
     "Hit@1 of eval.py": _hits,
+    "Conversion": _conversion,
 }
 """Our outputs of each component, from those of the reference."""
 
@@ -548,6 +558,18 @@ def _stage1_with(**changes: Any) -> tuple[str, Any]:
 def _shifted_answers(answers: Any, pad: int) -> Any:
     ids, mask = prompt_module.pad_answers(answers, pad)  # not the name that is replaced
     return np.roll(ids, 1, axis=1), mask
+
+
+_tensors, _read_sequences = official_files._tensors, official_files.read_sequences
+
+
+def _halved(state: official.State) -> Any:
+    return _tensors({name: value.astype(np.float16) for name, value in state.items()})
+
+
+def _reversed(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    items, offsets = _read_sequences(path)
+    return np.concatenate([part[::-1] for part in np.split(items, offsets[1:-1])]), offsets
 
 
 _EPSILON = Alteration("LayerNorm epsilon 1e-6 for 1e-8", "allmrec_jax.models.cf.sasrec.LAYER_NORM_EPSILON", 1e-6)
@@ -650,6 +672,10 @@ ALTERATIONS: dict[str, tuple[Alteration, ...]] = {
             "allmrec_jax.parity.ours.official_hit",
             lambda text, title: text.removesuffix('"') == title,
         ),
+    ),
+    "Conversion": (
+        Alteration("checkpoints written in half precision", "allmrec_jax.convert.official_files._tensors", _halved),
+        Alteration("histories read back to front", "allmrec_jax.convert.official_files.read_sequences", _reversed),
     ),
 }
 """What ``--selftest`` alters in each component: every one of them must turn its row red."""

@@ -39,8 +39,12 @@ COMPONENTS = (
     "Generation",
     "Generation, official settings",
     "Hit@1 of eval.py",
+    "Conversion",
 )
 """In the order of the table."""
+
+ONLY_A_CLONE = ("Conversion",)
+"""Components that stock parts and recorded numbers cannot have."""
 
 CF_RATE, STAGE1_RATE, STAGE2_RATE, BETA2 = 1e-3, 1e-3, 1e-3, 0.98
 """Adam's settings in the compared trainings. The stages' rates are ten times the published ones, so that 100 steps move
