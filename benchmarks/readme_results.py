@@ -1,4 +1,4 @@
-"""Writes the README's results section from the JSON files in ``benchmarks/results``; ``--check`` only compares.
+"""Writes the tables of README.md and docs/parity.md from the JSON in ``benchmarks/results``; ``--check`` only compares.
 
 The files of the demo are ``results.json`` of ``make demo ARGS="--data-seed S"``. Every file that
 ``benchmarks/keep_results.py`` has written, a table of any data set, is found and shown with its commands.
@@ -19,7 +19,6 @@ from allmrec_jax.report.tables import all_tables, heading, table_markdown
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SEEDS = (0, 3, 4)
-START, END = "<!-- results -->\n", "<!-- /results -->"
 
 INTRODUCTION = """\
 The language model here is `opt-nano` (3.4 million parameters, trained on generated lists), the sentence encoder
@@ -168,20 +167,118 @@ def interval(value: Iterable[float]) -> str:
     return "{:+.3f} ({:+.3f} to {:+.3f})".format(*value)
 
 
+def parity_summary() -> str:
+    """A line for each component of the comparison with the official code."""
+    lines = [
+        "| component | compared with | tensors | worst relative difference | tolerance | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in load("parity")["rows"]:
+        worst = worst_of(row)
+        exact = worst["tolerance"] == 0
+        relative = "none" if exact and not worst["relative"] else f"{worst['relative']:.1e}"
+        cells = [row["component"], f"{row['reference']}, `{row['file']}`", str(len(row["tensors"])), relative]
+        cells += ["exact" if exact else f"{worst['tolerance']:.0e}", row["verdict"]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def parity_table() -> str:
+    """The same with the file's hash and the tensor nearest to its tolerance; and why rows are partial."""
+    results = load("parity")
+    lines = [
+        "| component | compared with | SHA-256 | tensors | worst: tensor, shape | max \\|a−b\\| | relative | tolerance "
+        "| verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for row in results["rows"]:
+        worst = worst_of(row)
+        shape = "×".join(map(str, worst["shape"])) or "scalar"
+        lines.append(
+            f"| {row['component']} | {row['reference']}: {row['file']} | {row['sha256'][:12]} | {len(row['tensors'])} "
+            f"| {worst['name']}, {shape} | {worst['absolute']:.1e} | {worst['relative']:.1e} "
+            f"| {worst['tolerance']:.0e} | {row['verdict']} |"
+        )
+        for reason in row["stood_in"].split("; ") if row["stood_in"] else ():
+            reasons.setdefault(reason, []).append(row["component"])
+    lines += ["", "What was replaced in partial rows (what: by what):", ""]
+    lines += [f"- {reason} ({', '.join(dict.fromkeys(components))})" for reason, components in reasons.items()]
+    return "\n".join(lines) + "\n"
+
+
+def worst_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tensor nearest to its tolerance."""
+    return max(row["tensors"], key=lambda t: t["relative"] / t["tolerance"] if t["tolerance"] else t["relative"] * 1e30)
+
+
+def selftest() -> str:
+    """What was altered in each component, and whether its row turned red."""
+    lines = ["| component | compared with | altered on our side | its row |", "|---|---|---|---|"]
+    for one in load("parity")["selftest"]:
+        turned = "red" if one["red"] else "**not red**"
+        lines.append(f"| {one['component']} | {one['reference']} | {one['alteration']} | {turned} |")
+    return "\n".join(lines) + "\n"
+
+
+def same_protocol() -> str:
+    """Both halves of ``benchmarks/same_protocol.py``; nothing before it was run."""
+    if not (RESULTS / "same_protocol.json").is_file():
+        return "`benchmarks/same_protocol.py` has not been run to its end yet.\n"
+    results = load("same_protocol")
+    lines = [
+        "| | system | Hit@1 | NDCG@10 | seconds per epoch | CPU seconds per epoch |",
+        "|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for half, title in (("cf", "SASRec"), ("stage1", "stage 1")):
+        found = results[half]["summary"]
+        for system in ("official", "ours"):
+            cells = [f"{found[metric][system]:.4f}" for metric in ("hit@1", "ndcg@10")]
+            cells += [f"{found[name][system]:.2f}" for name in ("seconds_per_epoch", "cpu_seconds_per_epoch")]
+            lines.append(f"| {title} | {system} | " + " | ".join(cells) + " |")
+        differences = {key: value for key, value in found["hit@1"].items() if key.startswith("difference")}
+        spans = ", ".join(
+            f"{value[0]:+.4f} ({value[1]:+.4f} to {value[2]:+.4f}) over {key.split()[-1].rstrip(')')}"
+            for key, value in differences.items()
+        )
+        notes.append(
+            f"- {title}: Hit@1, ours − official: {spans}; ours takes 1/{found['speed_ratio']:.1f} of the time an epoch "
+            f"(1/{found['cpu_ratio']:.1f} of the CPU time)."
+        )
+    for system, losses in results["stage1"]["summary"]["losses"].items():
+        values = ", ".join(f"{name} {mean:.4f} ± {spread:.4f}" for name, (mean, spread) in losses.items())
+        text = results["stage1"]["summary"]["own text among 20"]["hit@1"][system]
+        notes.append(f"- stage 1, {system}: losses on test users {values}; own text found among 20: {text:.4f}.")
+    return "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
+
+
+PAGES = {
+    "README.md": {"results": section, "parity": parity_summary, "same-protocol": same_protocol},
+    "docs/parity.md": {"parity": parity_table, "selftest": selftest, "same-protocol": same_protocol},
+}
+"""What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on each page."""
+
+
 def main() -> int:
-    """Writes the section, or with ``--check`` says whether it is what the files give."""
+    """Writes the pages, or with ``--check`` says whether they are what the files give."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if the README is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a page is out of date")
     check = parser.parse_args().check
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    new = before + START + section() + END + rest.split(END)[1]
+    stale = []
+    for page, parts in PAGES.items():
+        text = new = (ROOT / page).read_text(encoding="utf-8")
+        for name, body in parts.items():
+            start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+            before, rest = new.split(start)
+            new = before + start + body() + end + rest.split(end)[1]
+        if new != text:
+            stale.append(page)
+            if not check:
+                (ROOT / page).write_text(new, encoding="utf-8")
     if check:
-        print("up to date" if new == text else "README.md is out of date: python benchmarks/readme_results.py")
-        return int(new != text)
-    readme.write_text(new, encoding="utf-8")
-    return 0
+        print(f"{', '.join(stale)} out of date: python benchmarks/readme_results.py" if stale else "up to date")
+    return int(check and bool(stale))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ that width; nothing else is stood in.
 The two systems run side by side, with one computing thread each: what else the machine does slows both. The official
 sampler has a process of its own, as in its training program.
 
-    python benchmarks/same_protocol.py --official ../A-LLMRec --data data/amazon-scientific    # 1 hour on 2 cores
+    python benchmarks/same_protocol.py --official ../A-LLMRec --data data/amazon-scientific    # about 40 minutes
     python benchmarks/same_protocol.py --official … --data … --seeds 1 --cf-epochs 2 --stage1-epochs 1 \\
         --work runs/trial --out runs/trial.json
 
@@ -607,7 +607,7 @@ def summary(runs: dict[str, list[dict[str, Any]]], column: str = "ranks") -> dic
 
     The interval over users is a paired bootstrap of each user's mean over seeds; that over seeds is Welch's.
     """
-    from scipy.stats import ttest_ind
+    from scipy.stats import ttest_ind  # type: ignore[import-untyped]
 
     from allmrec_jax.evaluation.intervals import paired_bootstrap
 

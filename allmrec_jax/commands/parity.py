@@ -16,7 +16,7 @@ import click
 )
 @click.option("--selftest", is_flag=True, help="Also alter our side in each component: every row must turn red.")
 @click.option("--component", "chosen", multiple=True, help="Only this row of the table; may be repeated.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to write parity.json and parity.png.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write parity.json, parity.md and parity.png.")
 def command(official: Path | None, selftest: bool, chosen: tuple[str, ...], out: Path | None) -> None:
     """Compare every component with its PyTorch counterpart, on the same weights and inputs, in float32.
 
@@ -71,6 +71,7 @@ def command(official: Path | None, selftest: bool, chosen: tuple[str, ...], out:
         print(f"self-test: {sum(one.red for one in altered)} of {len(altered)} alterations turned their row red")
     if out is not None:
         write_text(out / "parity.json", json.dumps(compare.report(rows, altered, STEPS), indent=1) + "\n")
+        write_text(out / "parity.md", compare.markdown(rows, every=True) + "\n")
         with atomic_path(out / "parity.png") as sibling:
             compare.plot(sibling, rows)
     if any(row.verdict == "failed" for row in rows) or not all(one.red for one in altered):

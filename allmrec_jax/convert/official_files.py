@@ -220,6 +220,12 @@ def read_sasrec(path: Path) -> tuple[int, int, argparse.Namespace, official.Stat
     for name in ("user_num", "item_num"):
         if type(about[name]) is not int:
             raise UserError(f"{path}: {name} should be a whole number")
+    positions = state.get("pos_emb.weight", np.zeros((args.maxlen, 0)))
+    if len(positions) != args.maxlen:
+        raise UserError(
+            f"{path}: its arguments say maxlen {args.maxlen}, but its key 'pos_emb.weight' holds {len(positions)} "
+            "positions; it was not saved by one training run, use the checkpoint as that wrote it"
+        )
     shapes = official.sasrec_shapes(about["item_num"], args.hidden_units, args.num_blocks, args.maxlen)
     official.check_state(state, shapes, path)
     return about["user_num"], about["item_num"], args, state

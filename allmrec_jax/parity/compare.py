@@ -185,21 +185,22 @@ def _torch_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "sentence-transformers")}
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table: a line for each row with its worst tensor."""
+def markdown(rows: Sequence[Row], *, every: bool = False) -> str:
+    """The table: a line for each row with its worst tensor, or with ``every`` one for each tensor."""
     lines = [
-        "| component | compared with | SHA-256 | tensors | worst: tensor, shape | max \\|a−b\\| | relative | tolerance "
+        "| component | compared with | SHA-256 | tensors | tensor, shape | max \\|a−b\\| | relative | tolerance "
         "| verdict |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        worst = row.worst
-        shape = "×".join(map(str, worst.shape)) or "scalar"
-        lines.append(
-            f"| {row.component} | {row.reference}: {row.file} | {row.sha256[:12]} | {len(row.tensors)} "
-            f"| {worst.name}, {shape} | {worst.absolute:.1e} | {worst.relative:.1e} | {worst.tolerance:.0e} "
-            f"| {row.verdict} |"
-        )
+        for tensor in row.tensors if every else (row.worst,):
+            shape = "×".join(map(str, tensor.shape)) or "scalar"
+            verdict = row.verdict if tensor.passed or not every else "failed"
+            lines.append(
+                f"| {row.component} | {row.reference}: {row.file} | {row.sha256[:12]} | {len(row.tensors)} "
+                f"| {tensor.name}, {shape} | {tensor.absolute:.1e} | {tensor.relative:.1e} | {tensor.tolerance:.0e} "
+                f"| {verdict} |"
+            )
     return "\n".join(lines)
 
 

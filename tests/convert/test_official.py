@@ -189,7 +189,12 @@ BAD = {
     ),
     "another maxlen": (
         spoiled_checkpoint(lambda body: setattr(body[0]["args"], "maxlen", 50)),
-        "key 'pos_emb.weight' has shape (6, 8), expected (50, 8)",
+        "its arguments say maxlen 50, but its key 'pos_emb.weight' holds 6 positions",
+    ),
+    "extra key of SASRec": (spoiled_checkpoint(lambda body: body[1].update(x=torch.ones(1))), "unexpected key 'x'"),
+    "wrong shape of SASRec": (
+        spoiled_checkpoint(lambda body: body[1].update({"last_layernorm.bias": torch.ones(3)})),
+        "key 'last_layernorm.bias' has shape (3,), expected (8,)",
     ),
     "another data set": (
         spoiled_checkpoint(lambda body: body[0].update(user_num=5)),

@@ -101,6 +101,8 @@ def test_command_writes_table_json_and_plot_and_fails_where_a_row_does(capsys, t
     assert "| Projectors | stock PyTorch: torch" in shown and "2 of 2 alterations" in shown
     report = json.loads((tmp_path / "parity.json").read_text())
     assert {row["verdict"] for row in report["rows"]} == {"passed"} and report["versions"]["torch"]
+    lines = (tmp_path / "parity.md").read_text().splitlines()
+    assert len(lines) == 2 + sum(len(row["tensors"]) for row in report["rows"])
     assert all(one["red"] for one in report["selftest"]) and (tmp_path / "parity.png").exists()
 
     monkeypatch.setattr("allmrec_jax.models.projectors.LEAKY_SLOPE", 0.02)
