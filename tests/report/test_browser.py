@@ -7,6 +7,7 @@ is set, as ``.ci/run`` does.
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 
 def start(**arguments: Any) -> Any:
     """A headless Chromium; a missing one skips or fails."""
-    if not (CHROMIUM and DRIVER):
-        reason = "chromium and chromedriver are not installed (apt-get install chromium chromium-driver)"
+    if not (CHROMIUM and DRIVER and find_spec("selenium")):
+        reason = "chromium, chromedriver (apt-get install chromium chromium-driver) or selenium is not installed"
         if os.environ.get("ALLMREC_REQUIRE_CHROMIUM"):
             pytest.fail(reason)
         pytest.skip(reason)
