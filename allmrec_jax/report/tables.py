@@ -116,6 +116,12 @@ def reference(results: Mapping[str, Any]) -> str:
     return results.get("settings", {}).get("reference") or "SASRec"
 
 
+def tested_against(results: Mapping[str, Any]) -> list[str]:
+    """The reference and the best baseline, those that the results hold."""
+    chosen = dict.fromkeys((reference(results), str(results.get("best_baseline"))))
+    return [name for name in chosen if name in results["systems"]]
+
+
 def published(results: Mapping[str, Any]) -> str:
     """The paper's table, a key of :func:`allmrec_jax.report.paper.hit_at_1`."""
     return results.get("settings", {}).get("published") or "table1_overall"
@@ -157,8 +163,7 @@ def hits(results: Mapping[str, Any]) -> Table:
     """
     systems, data, metric = results["systems"], results["data"]["name"], main_metric(results)
     key = published(results)
-    chosen = dict.fromkeys((reference(results), str(results.get("best_baseline"))))
-    against = [name for name in chosen if name in systems]
+    against = tested_against(results)
     best = _best({name: row["all"].get(metric) for name, row in systems.items()})
     papers = {name: paper.hit_at_1(name, "all", key) if metric == "hit@1" else {} for name in systems}
     columns = [Column("Users"), Column(MAIN[metric], "95% interval")]
@@ -191,8 +196,8 @@ def hits(results: Mapping[str, Any]) -> Table:
 
 
 def slices(results: Mapping[str, Any]) -> Table | None:
-    """Hit@1 on warm and cold items beside the paper's, with the test against the reference; ``None`` without slices."""
-    systems, data, base = results["systems"], results["data"]["name"], reference(results)
+    """Hit@1 on warm and cold items beside the paper's, with the same tests; ``None`` without slices."""
+    systems, data, against = results["systems"], results["data"]["name"], tested_against(results)
     parts = [part for part in ("warm", "cold") if any(part in row for row in systems.values())]
     if not parts:
         return None
@@ -202,15 +207,15 @@ def slices(results: Mapping[str, Any]) -> Table | None:
         counts = sorted({row[part]["n"] for row in systems.values() if part in row}, reverse=True)
         users = " or ".join(f"{count:,}" for count in counts)
         columns += [Column(SLICES[part], f"{users} users"), Column("Paper", "and ours minus it", paper=True)]
-        columns += [Column(f"− {base}", f"{part} items, paired")] if base in systems else []
+        columns += [Column(f"− {other}", f"{part} items, paired") for other in against]
         best = _best({name: row.get(part, {}).get("hit@1") for name, row in systems.items()})
         for name, row in systems.items():
             theirs, value = paper.hit_at_1(name, part), row.get(part, {}).get("hit@1")
             beyond = _beyond(value, theirs, data).text
             published = dataclasses.replace(_papers(theirs, data), detail=f"ours {beyond}" if beyond else "")
             cells[name] += [_value(value, name in best, run=run_of(results, name), na="no-such-users"), published]
-            if base in systems:
-                difference, p = _tested(results, name, base, part)
+            for other in against:
+                difference, p = _tested(results, name, other, part)
                 detail = f"{difference.detail}, p {p.text}" if p.sort is not None else difference.detail
                 cells[name].append(dataclasses.replace(difference, detail=detail))
     title = f"{heading(results)}: Hit@1 on warm and cold items"
