@@ -226,7 +226,10 @@ def same_protocol() -> str:
     if not (RESULTS / "same_protocol.json").is_file():
         return "`benchmarks/same_protocol.py` has not been run to its end yet.\n"
     results = load("same_protocol")
+    epochs = {half: results[half]["rule"]["epochs"] for half in ("cf", "stage1")}
     lines = [
+        f"Seeds: {results['settings']['seeds']} each; {results['data']['tested']:,} test users; at most {epochs['cf']} "
+        f"epochs of SASRec and {epochs['stage1']} of stage 1.\n",
         "| | system | Hit@1 | NDCG@10 | seconds per epoch | CPU seconds per epoch |",
         "|---|---|---|---|---|---|",
     ]
@@ -243,8 +246,8 @@ def same_protocol() -> str:
             for key, value in differences.items()
         )
         notes.append(
-            f"- {title}: Hit@1, ours − official: {spans}; ours takes 1/{found['speed_ratio']:.1f} of the time an epoch "
-            f"(1/{found['cpu_ratio']:.1f} of the CPU time)."
+            f"- {title}: Hit@1, ours − official: {spans}. An epoch of the official code takes {found['cpu_ratio']:.1f} "
+            f"times the CPU time of ours ({found['speed_ratio']:.1f} times the time, on a machine with other work)."
         )
     for system, losses in results["stage1"]["summary"]["losses"].items():
         values = ", ".join(f"{name} {mean:.4f} ± {spread:.4f}" for name, (mean, spread) in losses.items())
