@@ -183,7 +183,9 @@ class Sources:
         given = [path for name, path in self.runs.items() if name.endswith(" cf")]
         path = self.backbone or (given[0] if len(given) == 1 else None)
         if path is None:
-            raise UserError("no cf run is given, and none lies beside those given; name one with --runs")
+            raise UserError(
+                "no cf run is given, and none lies beside those given; name one with --runs, for `recommend` with --cf"
+            )
         return load_cf(path, self.dataset)
 
     def scoring_model(self, need: str) -> CFModel:
