@@ -554,9 +554,8 @@ def prepare_task(source: Path, work: Path, rules: dict[str, Rule], seeds: int) -
 
     path = work / "data"
     dataset = load_dataset(path) if (path / "manifest.json").is_file() else prepare(source, path)
-    batches = cf.load_validation(
-        dataset, resolve(cf.PRESETS["sasrec"], "paper", {"max_length": LENGTH, "validation_users": VALIDATED}), 0
-    )
+    settings = resolve(cf.PRESETS["sasrec"], "paper", {"max_length": LENGTH, "validation_users": VALIDATED})
+    batches = cf.load_validation(dataset, settings.validation, 0)
     real = [np.asarray(batch.weight) > 0 for batch in batches]
     users, candidates = (
         np.concatenate([np.asarray(getattr(batch, name))[kept] for batch, kept in zip(batches, real, strict=True)])

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.commands.training import encoder_option, training_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import resolve, settings_options
 from allmrec_jax.training.ctrl import ENCODERS, PRESETS, train_ctrl
@@ -13,17 +14,9 @@ from allmrec_jax.training.ctrl import ENCODERS, PRESETS, train_ctrl
     name="ctrl",
     epilog="Example: allmrec train ctrl --data data/Movies --preset paper --seed 1",
 )
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="A data set made by `allmrec prepare`.")
-@click.option(
-    "--sentence-encoder",
-    help="A sentence-transformers directory or hub name, or sbert-nano.  ["
-    + ", ".join(map(" ".join, ENCODERS.items()))
-    + "]",
-)
+@training_options
+@encoder_option(ENCODERS)
 @settings_options(PRESETS)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("checkpoints"), show_default=True)
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint of an interrupted run.")
 def command(
     data: Path, sentence_encoder: str | None, preset: str, overrides: dict, seed: int, out: Path, resume: bool
 ) -> None:

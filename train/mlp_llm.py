@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from allmrec_jax.commands.mesh import mesh_options
+from allmrec_jax.commands.training import cf_option, llm_option, training_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import resolve, settings_options
 from allmrec_jax.training.run import find_upstream
@@ -16,15 +17,10 @@ from allmrec_jax.training.stage2 import LLMS, MLP_PRESETS, train_stage2
     epilog="Example: allmrec train mlp-llm --data data/Movies --style movies --llm facebook/opt-1.3b --seed 1",
 )
 @mesh_options(lambda given: given["llm"] or LLMS[given["preset"]])
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="A data set made by `allmrec prepare`.")
-@click.option("--cf", type=click.Path(path_type=Path), help="The CF run or arrays; by default the only run there is.")
-@click.option(
-    "--llm", help="OPT as a directory or hub name, or opt-nano.  [" + ", ".join(map(" ".join, LLMS.items())) + "]"
-)
+@training_options
+@cf_option
+@llm_option(LLMS, MLP_PRESETS)
 @settings_options(MLP_PRESETS)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("checkpoints"), show_default=True)
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint of an interrupted run.")
 def command(
     data: Path,
     cf: Path | None,

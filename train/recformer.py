@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.commands.training import training_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import resolve, settings_options
 from allmrec_jax.training.recformer import LONGFORMER, PRESETS, train_recformer
@@ -13,7 +14,7 @@ from allmrec_jax.training.recformer import LONGFORMER, PRESETS, train_recformer
     name="recformer",
     epilog="Example: allmrec train recformer --data data/Movies --preset paper --seed 1",
 )
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="A data set made by `allmrec prepare`.")
+@training_options
 @click.option(
     "--longformer",
     default=LONGFORMER,
@@ -21,9 +22,6 @@ from allmrec_jax.training.recformer import LONGFORMER, PRESETS, train_recformer
     help="A Longformer's directory or hub name; not read with --start scratch.",
 )
 @settings_options(PRESETS)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), default=Path("checkpoints"), show_default=True)
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint of an interrupted run.")
 def command(data: Path, longformer: str, preset: str, overrides: dict, seed: int, out: Path, resume: bool) -> None:
     """Pre-train and fine-tune RECFORMER, in three runs; preset small is RECFORMER (tiny), from scratch.
 

@@ -6,15 +6,14 @@ RECFORMER has token types and item positions that a Longformer lacks; these are 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from allmrec_jax.convert.sentence_transformers import ASSETS
+from allmrec_jax.convert.weights import WEIGHTS, locate, open_weights
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.longformer import LongformerConfig, draw_params, param_shapes
 from allmrec_jax.rng import numpy_rng
@@ -59,10 +58,10 @@ def load_longformer(name_or_path: str | Path) -> LoadedLongformer:
     Raises:
         UserError: a file is missing or not a Longformer's, or a weight is unknown, missing or mis-shaped.
     """
-    path = _locate(str(name_or_path))
+    path = locate(str(name_or_path), "Longformer", ("config.json", "tokenizer.json", *WEIGHTS))
     config = _read_config(path / "config.json")
     tokenizer, start, mask = load_tokenizer(path / "tokenizer.json", "<s>", "<mask>")
-    file, keys, read = _open_weights(path)
+    keys, read, file = open_weights(path)
     layout = _layout(config)
     params = param_shapes(config)
     seen: set[str] = set()
@@ -127,23 +126,6 @@ def load_tokenizer(file: Path, start: str, mask: str) -> tuple["Tokenizer", int,
     return tokenizer, first, masked
 
 
-def _locate(name: str) -> Path:
-    path = Path(name)
-    if path.is_dir():
-        return path
-    if path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise UserError(f"Longformer {name}: not a directory")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["config.json", "tokenizer.json", "model.safetensors", "pytorch_model.bin"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"Longformer {name!r}: no such directory, and not fetched from the hub ({reason})") from None
-
-
 def _read_config(file: Path) -> LongformerConfig:
     try:
         read = json.loads(file.read_text(encoding="utf-8"))
@@ -159,32 +141,6 @@ def _read_config(file: Path) -> LongformerConfig:
             raise UserError(f"{file}: layers of different attention_window are not supported")
         values["attention_window"] = window[0]
     return LongformerConfig(**values)
-
-
-def _open_weights(path: Path) -> tuple[Path, list[str], Callable[[str], np.ndarray]]:
-    """File, keys, and a reader by key to float32, of ``model.safetensors`` or else ``pytorch_model.bin``."""
-    file = path / "model.safetensors"
-    if file.exists():
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            # Through JAX's arrays, because NumPy has no bfloat16 of its own.
-            handle = safe_open(file, framework="flax")
-        except SafetensorError as error:
-            raise UserError(f"{file}: damaged ({error})") from None
-        return file, list(handle.keys()), lambda key: np.asarray(handle.get_tensor(key).astype(jnp.float32))
-    file = path / "pytorch_model.bin"
-    if not file.exists():
-        raise UserError(f"{path}: neither model.safetensors nor pytorch_model.bin")
-    import pickle
-
-    import torch
-
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"{file}: not a checkpoint of plain tensors ({str(error).splitlines()[0]})") from None
-    return file, list(state), lambda key: state[key].float().numpy()
 
 
 def _layout(config: LongformerConfig) -> dict[str, tuple[tuple[str, ...], bool]]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from allmrec_jax.convert.weights import WEIGHTS, locate, open_weights
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
 from allmrec_jax.models.text_encoder import Pooling, SentenceEncoder, TextEncoder, TextEncoderConfig
@@ -57,7 +58,7 @@ def load_sentence_encoder(name_or_path: str | os.PathLike, dtype: jnp.dtype = jn
     limit = sentence.get("max_seq_length") or tokenizer_config.get("model_max_length") or config.max_position_embeddings
     return SentenceEncoder(
         model=TextEncoder(config, pooling, normalize, dtype),
-        params=params_of(config, *_open_weights(path)),
+        params=params_of(config, *open_weights(path)),
         tokenizer=tokenizer,
         tokenizer_config=tokenizer_config,
         max_length=int(min(limit, config.max_position_embeddings)),
@@ -118,22 +119,8 @@ def fingerprint(encoder: SentenceEncoder) -> str:
 def _locate(name: str) -> Path:
     if name == "sbert-nano":
         return ASSETS / name
-    path = Path(name)
-    if path.is_dir():
-        return path
-    if path.exists() or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
-        raise UserError(f"sentence encoder {name}: not a directory")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "vocab.txt", "model.safetensors", "pytorch_model.bin", "1_Pooling/*", "2_Normalize/*"]
-    try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"sentence encoder {name!r}: no such directory, and not fetched from the hub ({reason})"
-        ) from None
+    patterns = ("*.json", "vocab.txt", *WEIGHTS, "1_Pooling/*", "2_Normalize/*")
+    return locate(name, "sentence encoder", patterns)
 
 
 def _read_json(path: Path) -> Any:
@@ -279,32 +266,6 @@ def params_of(
     if missing := [name for name in layout if name not in seen]:
         raise UserError(f"{file}: weight {missing[0]} is missing ({len(missing)} in all)")
     return params
-
-
-def _open_weights(path: Path) -> tuple[list[str], Callable[[str], np.ndarray], Path]:
-    """Keys, a reader by key, and the file, of ``model.safetensors`` or else ``pytorch_model.bin``."""
-    file = path / "model.safetensors"
-    if file.exists():
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            # Through JAX's arrays, because NumPy has no bfloat16 of its own.
-            handle = safe_open(file, framework="flax")
-        except SafetensorError as error:
-            raise UserError(f"{file}: damaged ({error})") from None
-        return list(handle.keys()), lambda key: np.asarray(handle.get_tensor(key).astype(jnp.float32)), file
-    file = path / "pytorch_model.bin"
-    if not file.exists():
-        raise UserError(f"{path}: neither model.safetensors nor pytorch_model.bin")
-    import pickle
-
-    import torch
-
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise UserError(f"{file}: not a checkpoint of plain tensors ({str(error).splitlines()[0]})") from None
-    return list(state), lambda key: state[key].float().numpy(), file
 
 
 def _get(tree: Mapping[str, Any], names: tuple[str, ...]) -> Any:

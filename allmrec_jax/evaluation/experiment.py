@@ -428,8 +428,8 @@ def show_plan(tables: "Sequence[tuple[Workplace, Sequence[Row], Asking | None]]"
 
 
 def check_texts(dataset: Dataset, rows: Sequence[Row]) -> None:
-    """Refuses rows that need titles on data without any."""
-    if any(title.strip() for title in dataset.titles[1:]):
+    """Refuses rows that need titles on data without any, or where all are the same ("No Title")."""
+    if len(set(dataset.titles[1:])) > 1:
         return
     for row in rows:
         if row.few or any(KINDS[node.kind].reads_texts for node in row.nodes()):

@@ -8,6 +8,7 @@ numbers are drawn (see :mod:`allmrec_jax.models.cf.sasrec`).
 Shapes: B batch, T time, D model, N items, U users, S steps of an epoch.
 """
 
+import abc
 import dataclasses
 import json
 import math
@@ -45,7 +46,22 @@ EVALUATION_ROWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class CFSettings:
+class ValidationSettings:
+    """Who is asked in a validation, and among how many items.
+
+    Attributes:
+        max_length: items of history at most, the latest.
+        users: a seeded sample where there are more.
+        negatives: of each validation item.
+    """
+
+    max_length: int
+    users: int
+    negatives: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CFSettings(abc.ABC):
     """What decides a CF model's numbers, whichever model it is; subclasses add their own and a ``module``."""
 
     model: str = setting("", "which CF model")
@@ -76,9 +92,14 @@ class CFSettings:
         if self.patience < 0 or self.learning_rate <= 0 or not 0 <= self.beta2 < 1:
             raise UserError("CF training: patience is at least 0, learning_rate above 0, beta2 in [0, 1)")
 
+    @property
+    def validation(self) -> ValidationSettings:
+        """Of the validations that choose the epoch."""
+        return ValidationSettings(self.max_length, self.validation_users, self.validation_negatives)
+
+    @abc.abstractmethod
     def module(self, num_users: int, num_items: int) -> Any:
         """The model."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -396,7 +417,7 @@ class ValidationBatch(NamedTuple):
     weight: Float[Array, "B"]
 
 
-def load_validation(dataset: Dataset, settings: CFSettings, seed: int) -> list[ValidationBatch]:
+def load_validation(dataset: Dataset, settings: ValidationSettings, seed: int) -> list[ValidationBatch]:
     """A seeded sample of users, each with the validation item and items that the user has never met.
 
     Raises:
@@ -406,10 +427,10 @@ def load_validation(dataset: Dataset, settings: CFSettings, seed: int) -> list[V
     users = dataset.users_with("valid")
     if not len(users):
         raise UserError(f"{dataset.path}: no user has three items, so there is no validation item; use --choose last")
-    if len(users) > settings.validation_users:
-        users = np.sort(rng.choice(users, settings.validation_users, replace=False))
+    if len(users) > settings.users:
+        users = np.sort(rng.choice(users, settings.users, replace=False))
     met = [np.unique(dataset.sequence(user)) for user in users]
-    count = min(settings.validation_negatives, dataset.num_items - max(len(items) for items in met))
+    count = min(settings.negatives, dataset.num_items - max(len(items) for items in met))
     if count < 1:
         raise UserError(f"{dataset.path}: a user has met every item: no negative is left for validation")
     histories, targets = dataset.history(users, "valid", settings.max_length)
@@ -465,7 +486,7 @@ def candidate_metrics(scores: Float[Array, "B K"], weight: Float[Array, "B"]) ->
 
 
 def make_validation(
-    model: Any, dataset: Dataset, settings: CFSettings, seed: int
+    model: Any, dataset: Dataset, settings: ValidationSettings, seed: int
 ) -> Callable[[CFState], dict[str, float]]:
     """A function from a state to Hit@1, Hit@10 and NDCG@10 among the validation item and its negatives."""
     batches = [sharding.place(batch) for batch in load_validation(dataset, settings, seed)]
@@ -535,7 +556,7 @@ def fit_cf(
     architecture, seed = ARCHITECTURES[type(model)], run.seed
     data = load_train_data(dataset, settings)
     validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0
-    evaluate = make_validation(model, dataset, settings, seed) if validates else None
+    evaluate = make_validation(model, dataset, settings.validation, seed) if validates else None
     state, data = sharding.place((CFState(params, make_optimizer(settings).init(params)), data))
     steps = steps_per_epoch(data, settings, dataset.num_users)
 

@@ -29,7 +29,7 @@ from allmrec_jax.models.cf.sequential import logits, torch_uniform
 from allmrec_jax.models.text_encoder import SentenceEncoder, TokenTable, encode_table, tokenize_texts
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.settings import setting
-from allmrec_jax.training.cf import CFSettings, CFState, export_cf, make_validation
+from allmrec_jax.training.cf import CFState, ValidationSettings, export_cf, make_validation
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
 from allmrec_jax.training.run import Run
@@ -293,11 +293,7 @@ def train_morec(
     params = {"sasrec": sasrec, "head": head, "encoder": jax.tree.map(jnp.asarray, encoder.params)}
     state = MoRecState(params, make_optimizer(settings).init(params), jnp.zeros((), jnp.int32))
     validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0
-    asked = CFSettings(
-        max_length=settings.max_length,
-        validation_users=settings.validation_users,
-        validation_negatives=settings.validation_negatives,
-    )
+    asked = ValidationSettings(settings.max_length, settings.validation_users, settings.validation_negatives)
     validate = make_validation(SASRec(config), dataset, asked, seed) if validates else None
 
     def evaluate(state: MoRecState) -> dict[str, float]:

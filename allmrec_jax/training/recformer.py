@@ -41,7 +41,7 @@ from allmrec_jax.models.recformer import (
 )
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.settings import setting
-from allmrec_jax.training.cf import CFSettings, candidate_metrics, load_validation
+from allmrec_jax.training.cf import ValidationSettings, candidate_metrics, load_validation
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
 from allmrec_jax.training.morec import require_titles
@@ -259,12 +259,8 @@ def make_validation(
     dataset: Dataset, config: RecformerConfig, tokens: ItemTokens, settings: RecformerSettings, seed: int
 ) -> Callable[[RecformerState], dict[str, float]]:
     """Hit@1, Hit@10 and NDCG@10 among the validation item and its negatives, as the CF models' validation has them."""
-    sets = CFSettings(
-        max_length=config.max_items,
-        validation_users=settings.validation_users,
-        validation_negatives=settings.validation_negatives,
-    )
-    batches = load_validation(dataset, sets, seed)
+    asked = ValidationSettings(config.max_items, settings.validation_users, settings.validation_negatives)
+    batches = load_validation(dataset, asked, seed)
     histories = [[row[row > 0] for row in np.asarray(batch.histories)] for batch in batches]
     users = sum(float(batch.weight.sum()) for batch in batches)
 

@@ -203,7 +203,7 @@ def test_export_is_the_chosen_epoch_at_every_cut(dataset, run):
         np.testing.assert_allclose(
             arrays.at(cut).user_vectors(users, histories), model.user_vectors(users, histories), atol=1e-5
         )
-    evaluate = cf.make_validation(SASRec(model.config), dataset, SETTINGS, 0)
+    evaluate = cf.make_validation(SASRec(model.config), dataset, SETTINGS.validation, 0)
     found = evaluate(CFState(model.params, None))
     assert found == pytest.approx(best["metrics"], abs=1e-6)
 
