@@ -42,7 +42,7 @@ from allmrec_jax.fileio import atomic_path, write_text
 from allmrec_jax.settings import identity, resolve
 from allmrec_jax.sharding import MeshShape
 from allmrec_jax.training.metrics import read_lines
-from allmrec_jax.training.run import versions
+from allmrec_jax.training.run import START_OVER, versions
 
 if TYPE_CHECKING:
     import polars as pl
@@ -496,7 +496,15 @@ def run_missing(work: Workplace, rows: Sequence[Row], jobs: int = 1) -> None:
                 click.echo(f"    {path} is half written; it is trained again", err=True)
                 shutil.rmtree(path)
             begun = (path / "steps").is_dir()
-            cost: dict[str, Any] = run_command(work.command(node), node.name, lock)
+            cost: dict[str, Any]
+            try:
+                cost = run_command(work.command(node), node.name, lock)
+            except UserError as error:
+                if not begun or START_OVER not in str(error):
+                    raise
+                click.echo(f"    {path} cannot be continued; it is trained again", err=True)
+                shutil.rmtree(path)
+                begun, cost = False, run_command(work.command(node), node.name, lock)
             if not work.done(node):
                 raise UserError(f"{node.name} ended without {path}; its identity is not what was planned: report this")
             if not begun:  # the time of a run that was interrupted is not that of the whole

@@ -35,6 +35,9 @@ from allmrec_jax.settings import identity as compute_identity
 
 __all__ = ["Run", "find_upstream", "load_arrays", "load_run", "require_upstream", "save_arrays"]
 
+START_OVER = "start over without --resume"
+"""What the error says where an interrupted run cannot be continued."""
+
 _PACKAGES = ("allmrec-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
 
 
@@ -182,8 +185,7 @@ class Run:
                 return ocp.load((directory / "state").absolute(), target)
         except (ValueError, OSError, KeyError) as error:
             raise UserError(
-                f"{directory}: damaged, or written by another version ({_first_line(error)}); "
-                "start over without --resume"
+                f"{directory}: damaged, or written by another version ({_first_line(error)}); {START_OVER}"
             ) from error
 
     def mark_best(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -39,7 +39,7 @@ from allmrec_jax.evaluation.rows import (
     known_systems,
 )
 from allmrec_jax.evaluation.systems import SYSTEMS
-from allmrec_jax.training.run import Run, load_run
+from allmrec_jax.training.run import START_OVER, Run, load_run
 
 USERS, ITEMS = 40, 44
 SMALL = ["cf.epochs=2", "cf.dim=8", "cf.max_length=8", "stage1.freeze_encoder=true", "stage2.steps=2"]
@@ -55,7 +55,7 @@ def write(path, titled=True):
         name="Tiny",
         items=np.concatenate([rng.permutation(np.arange(1, ITEMS + 1))[:length] for length in lengths]),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
-        titles=[f"{word} {number}" if titled else "" for number in range(4) for word in words],
+        titles=[f"{word} {number}" if titled else "No Title" for number in range(4) for word in words],
         descriptions=[""] * ITEMS,
     )
 
@@ -349,6 +349,25 @@ def test_a_training_with_another_identity_than_planned_is_reported(place, monkey
     row = recipes().row("SASRec", 0)
     with pytest.raises(UserError, match="not what was planned"):
         experiment.run_missing(work, [row])
+
+
+def test_a_run_that_cannot_be_continued_is_started_over(place, monkeypatch):
+    work = dataclasses.replace(workplace(place), checkpoints=place / "broken")
+    (row,) = at_seeds(recipes(cf={"epochs": 2, "dim": 8, "max_length": 8}), ["SASRec"], 1, 1)
+    steps = work.path(row.trainings[0]) / "steps"
+    (steps / "1").mkdir(parents=True)
+    ran = []
+
+    def run(arguments, name, lock):
+        ran.append(steps.is_dir())
+        if steps.is_dir():
+            raise UserError(f"training {name} failed (exit code 2): error: {steps}: damaged; {START_OVER}")
+        cli.main(list(arguments))
+        return {"seconds": 2.0, "peak_mib": 100}
+
+    monkeypatch.setattr(experiment, "run_command", run)
+    experiment.run_missing(work, [row])
+    assert ran == [True, False] and work.done(row.trainings[0])
 
 
 def test_levels_and_slurm_arrays_respect_what_builds_on_what(place, tmp_path):
