@@ -496,15 +496,14 @@ def run_missing(work: Workplace, rows: Sequence[Row], jobs: int = 1) -> None:
                 click.echo(f"    {path} is half written; it is trained again", err=True)
                 shutil.rmtree(path)
             begun = (path / "steps").is_dir()
-            cost: dict[str, Any]
             try:
-                cost = run_command(work.command(node), node.name, lock)
+                cost: dict[str, Any] = dict(run_command(work.command(node), node.name, lock))
             except UserError as error:
                 if not begun or START_OVER not in str(error):
                     raise
                 click.echo(f"    {path} cannot be continued; it is trained again", err=True)
                 shutil.rmtree(path)
-                begun, cost = False, run_command(work.command(node), node.name, lock)
+                begun, cost = False, dict(run_command(work.command(node), node.name, lock))
             if not work.done(node):
                 raise UserError(f"{node.name} ended without {path}; its identity is not what was planned: report this")
             if not begun:  # the time of a run that was interrupted is not that of the whole
