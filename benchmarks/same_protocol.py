@@ -645,13 +645,14 @@ def half_summary(half: str, runs: dict[str, list[dict[str, Any]]]) -> dict[str, 
     return found
 
 
-def report(task: Task, runs: dict[str, dict[str, list[dict[str, Any]]]], clone: Path, seeds: int) -> dict[str, Any]:
+def report(task: Task, runs: dict[str, dict[str, list[dict[str, Any]]]], clone: Path) -> dict[str, Any]:
     """Everything as JSON, without single users."""
     dropped = ("ranks", "text_ranks")
     return {
         half: {
             "summary": half_summary(half, runs[half]),
             "rule": task.rules[half]._asdict(),
+            "seeds": len(runs[half]["ours"]),
             "runs": {
                 system: [{key: value for key, value in run.items() if key not in dropped} for run in found]
                 for system, found in runs[half].items()
@@ -660,7 +661,7 @@ def report(task: Task, runs: dict[str, dict[str, list[dict[str, Any]]]], clone: 
         for half in HALVES
     } | {
         "data": {"name": task.name, "validated": len(task.valid.histories), "tested": len(task.test.histories)},
-        "settings": {"seeds": seeds, "limit": LIMIT, "encoder": ENCODER, "text_tokens": TEXT_TOKENS, "history": LENGTH}
+        "settings": {"limit": LIMIT, "encoder": ENCODER, "text_tokens": TEXT_TOKENS, "history": LENGTH}
         | {"cf": {"batch": CF_BATCH, "rate": CF_RATE}, "stage1": {"batch": STAGE1_BATCH, "rate": STAGE1_RATE}},
         "official": {file: hashlib.sha256((clone / file).read_bytes()).hexdigest() for file in FILES},
         "machine": {"platform": platform.platform(), "cpus": os.cpu_count(), "nice": os.nice(0)},
@@ -676,6 +677,7 @@ def report(task: Task, runs: dict[str, dict[str, list[dict[str, Any]]]], clone: 
     "--data", type=click.Path(path_type=Path, exists=True), required=True, help="As `allmrec prepare` reads it."
 )
 @click.option("--seeds", default=5, show_default=True)
+@click.option("--stage1-seeds", type=int, help="Fewer of them for stage 1.")
 @click.option("--cf-epochs", default=40, show_default=True, help="At most.")
 @click.option("--stage1-epochs", default=3, show_default=True, help="At most.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("runs/same_protocol"), show_default=True)
@@ -686,6 +688,7 @@ def main(
     clone: Path,
     data: Path,
     seeds: int,
+    stage1_seeds: int | None,
     cf_epochs: int,
     stage1_epochs: int,
     work: Path,
@@ -701,11 +704,11 @@ def main(
     write_text(known, protocol)
     task, clone = prepare_task(data, work, rules, seeds), clone.absolute()
     runs: dict[str, dict[str, list[dict[str, Any]]]] = {half: {system: [] for system in SYSTEMS} for half in HALVES}
-    for seed in range(seeds):
-        for half in HALVES:
+    for half in HALVES:
+        for seed in range(seeds if half == "cf" or stage1_seeds is None else stage1_seeds):
             for system, run in run_both(half, task, seed, clone).items():
                 runs[half][system].append(run)
-    found = report(task, runs, clone, seeds)
+    found = report(task, runs, clone)
     write_text(out, json.dumps(found, indent=1) + "\n")
     print(json.dumps({half: found[half]["summary"] for half in HALVES}, indent=1))
     sys.exit(0 if all(found[half]["summary"]["within_limit"] for half in HALVES) else 1)
