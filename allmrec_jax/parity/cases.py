@@ -47,6 +47,22 @@ TEXT_ENCODER: dict[str, Any] = {
 }
 """DistilBERT at the width that the official code fixes, otherwise small."""
 
+BERT: dict[str, Any] = {
+    "model_type": "bert",
+    "vocab_size": 160,
+    "hidden_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 64,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "pad_token_id": 0,
+}
+"""BERT, the other family of sentence encoders (all-MiniLM-L6-v2 is one)."""
+
 OPT: dict[str, Any] = {
     "model_type": "opt",
     "vocab_size": 4104,
@@ -156,6 +172,23 @@ def distilbert_shapes() -> dict[str, tuple[int, ...]]:
         shapes |= _norm(f"{name}.sa_layer_norm", cfg["dim"]) | _norm(f"{name}.output_layer_norm", cfg["dim"])
         shapes |= _linear(f"{name}.ffn.lin1", cfg["dim"], cfg["hidden_dim"])
         shapes |= _linear(f"{name}.ffn.lin2", cfg["hidden_dim"], cfg["dim"])
+    return shapes
+
+
+def bert_shapes() -> dict[str, tuple[int, ...]]:
+    """BERT's, as Hugging Face names them, without the pooler."""
+    hidden, wide, root = BERT["hidden_size"], BERT["intermediate_size"], "embeddings"
+    tables = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{root}.{name}_embeddings.weight": (BERT[size], hidden) for name, size in tables.items()
+    }
+    shapes |= _norm(f"{root}.LayerNorm", hidden)
+    for layer in range(BERT["num_hidden_layers"]):
+        name = f"encoder.layer.{layer}"
+        for part in ("self.query", "self.key", "self.value", "output.dense"):
+            shapes |= _linear(f"{name}.attention.{part}", hidden, hidden)
+        shapes |= _norm(f"{name}.attention.output.LayerNorm", hidden) | _norm(f"{name}.output.LayerNorm", hidden)
+        shapes |= _linear(f"{name}.intermediate.dense", hidden, wide) | _linear(f"{name}.output.dense", wide, hidden)
     return shapes
 
 

@@ -155,11 +155,11 @@ def _sasrec_training(theirs: Outputs, steps: Steps) -> Outputs:
 
 
 @functools.cache
-def _encoder() -> SentenceEncoder:
+def _encoder(bert: bool = False) -> SentenceEncoder:
     from allmrec_jax.parity.stock import write_sentence_encoder
 
     with tempfile.TemporaryDirectory() as directory:
-        write_sentence_encoder(Path(directory))
+        write_sentence_encoder(Path(directory), bert=bert)
         return load_sentence_encoder(directory)
 
 
@@ -225,9 +225,9 @@ def _autoencoders(theirs: Outputs, steps: Steps) -> Outputs:
     return kind("forward", _numpy({names[key]: value for key, value in found.items()}))
 
 
-def _sentence_encoder(theirs: Outputs, steps: Steps) -> Outputs:
+def _sentence_encoder(theirs: Outputs, steps: Steps, *, bert: bool = False) -> Outputs:
     texts = official_texts()
-    return {"forward/vectors": encode_texts(_encoder(), [texts[item] for item in (1, 2, 3, 9)])}
+    return {"forward/vectors": encode_texts(_encoder(bert), [texts[item] for item in (1, 2, 3, 9)])}
 
 
 def _stage1(theirs: Outputs, steps: Steps) -> Outputs:
@@ -506,6 +506,7 @@ OURS: dict[str, Callable[[Outputs, Steps], Outputs]] = {
     "SASRec training": _sasrec_training,
     "Autoencoders": _autoencoders,
     "Sentence encoder": _sentence_encoder,
+    "Sentence encoder, BERT": functools.partial(_sentence_encoder, bert=True),
     "Stage 1": _stage1,
     "Stage 1 training": _stage1_training,
     "Prompts": _prompts,
@@ -577,6 +578,11 @@ _OFFSET = Alteration(
     "positions start one late", "allmrec_jax.parity.ours._positions", lambda real: np.cumsum(real, axis=1)
 )
 _OPT_EPSILON = Alteration("LayerNorm epsilon 1e-3 for 1e-5", "allmrec_jax.models.opt.LAYER_NORM_EPSILON", 1e-3)
+_GELU = Alteration(
+    "the tanh approximation of GELU",
+    "allmrec_jax.models.text_encoder.ACTIVATIONS",
+    {"gelu": functools.partial(nn.gelu, approximate=True)},
+)
 _SLOPE = Alteration("LeakyReLU slope 0.02 for 0.01", "allmrec_jax.models.projectors.LEAKY_SLOPE", 0.02)
 
 ALTERATIONS: dict[str, tuple[Alteration, ...]] = {
@@ -595,13 +601,8 @@ ALTERATIONS: dict[str, tuple[Alteration, ...]] = {
         Alteration("beta2 0.999 for 0.98", "allmrec_jax.parity.ours.CF", dataclasses.replace(CF, beta2=0.999)),
     ),
     "Autoencoders": (Alteration("tanh for the sigmoid", "allmrec_jax.models.alignment.nn.sigmoid", nn.tanh),),
-    "Sentence encoder": (
-        Alteration(
-            "the tanh approximation of GELU",
-            "allmrec_jax.models.text_encoder.ACTIVATIONS",
-            {"gelu": functools.partial(nn.gelu, approximate=True)},
-        ),
-    ),
+    "Sentence encoder": (_GELU,),
+    "Sentence encoder, BERT": (_GELU,),
     "Stage 1": (
         Alteration("weight 0.5 for 0.2 of the text reconstruction", *_stage1_with(beta=0.5)),
         Alteration("weight 0.4 for 0.5 of the item reconstruction", *_stage1_with(alpha=0.4)),

@@ -27,6 +27,7 @@ COMPONENTS = (
     "SASRec training",
     "Autoencoders",
     "Sentence encoder",
+    "Sentence encoder, BERT",
     "Stage 1",
     "Stage 1 training",
     "Prompts",

@@ -128,16 +128,16 @@ def fill_opt(llm: Any) -> Any:
     return fill(llm).eval()
 
 
-def sentence_transformer() -> Any:
-    """A sentence-transformers model of the case's DistilBERT, with mean pooling, saved to disk and loaded."""
+def sentence_transformer(*, bert: bool = False) -> Any:
+    """A sentence-transformers model of the case's DistilBERT or BERT, with mean pooling, saved to disk and loaded."""
     from sentence_transformers import SentenceTransformer
 
     with tempfile.TemporaryDirectory() as directory:
-        write_sentence_encoder(Path(directory))
+        write_sentence_encoder(Path(directory), bert=bert)
         return SentenceTransformer(directory, device="cpu")
 
 
-def write_sentence_encoder(path: Path) -> None:
+def write_sentence_encoder(path: Path, *, bert: bool = False) -> None:
     """The case's sentence encoder as a sentence-transformers directory."""
     from safetensors.numpy import save_file
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -149,12 +149,13 @@ def write_sentence_encoder(path: Path) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.save(str(path / "tokenizer.json"))
+    config = cases.BERT if bert else cases.TEXT_ENCODER
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     kinds = ("Transformer", "Pooling")
     files: dict[str, Any] = {
-        "config.json": cases.TEXT_ENCODER | {"architectures": ["DistilBertModel"]},
+        "config.json": config | {"architectures": ["BertModel" if bert else "DistilBertModel"]},
         "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64} | special,
-        "sentence_bert_config.json": {"max_seq_length": cases.TEXT_ENCODER["max_position_embeddings"]},
+        "sentence_bert_config.json": {"max_seq_length": config["max_position_embeddings"]},
         "modules.json": [
             {
                 "idx": i,
@@ -165,14 +166,15 @@ def write_sentence_encoder(path: Path) -> None:
             for i, kind in enumerate(kinds)
         ],
         "1_Pooling/config.json": {
-            "word_embedding_dimension": cases.TEXT_ENCODER["dim"],
+            "word_embedding_dimension": config["hidden_size" if bert else "dim"],
             "pooling_mode_mean_tokens": True,
         },
     }
     (path / "1_Pooling").mkdir()
     for name, body in files.items():
         (path / name).write_text(json.dumps(body))
-    save_file(cases.weights(cases.distilbert_shapes()), path / "model.safetensors", metadata={"format": "pt"})
+    shapes = cases.bert_shapes() if bert else cases.distilbert_shapes()
+    save_file(cases.weights(shapes), path / "model.safetensors", metadata={"format": "pt"})
 
 
 class Stock(TorchReference):
@@ -189,6 +191,7 @@ class Stock(TorchReference):
             "Sentence encoder": f"sentence-transformers {sentence_transformers.__version__}",
             "Stage 1": f"{torch_version}, sentence-transformers {sentence_transformers.__version__}",
         }
+        self._sources["Sentence encoder, BERT"] = self._sources["Sentence encoder"]
         self._sources["Stage 1 training"] = self._sources["Stage 1"]
         for component in self.rows():
             if component.startswith(("OPT", "Stage 2", "Generation")):
@@ -199,8 +202,12 @@ class Stock(TorchReference):
         return Source(self._sources[component])
 
     def rows(self) -> dict[str, Callable[[], Outputs]]:
-        """Also another shape of OPT, and plain greedy generation."""
-        return super().rows() | {"OPT-350m's shape": self._opt_350m, "Generation": self._generation}
+        """Also BERT, another shape of OPT, and plain greedy generation."""
+        return super().rows() | {
+            "Sentence encoder, BERT": self._bert,
+            "OPT-350m's shape": self._opt_350m,
+            "Generation": self._generation,
+        }
 
     def make_sasrec(self, dropout: float) -> Any:
         """SASRec out of stock parts."""
@@ -267,6 +274,11 @@ class Stock(TorchReference):
         answer.loss.backward()
         optimizer.step()
         return Stage2Answer(answer.loss.item(), prompts, user_tokens, item_tokens, answer.logits, np.zeros(0))
+
+    def _bert(self) -> Outputs:
+        texts = [official_text(item) for item in (1, 2, 3, 9)]
+        vectors = sentence_transformer(bert=True).encode(texts, show_progress_bar=False)
+        return {"forward/vectors": np.asarray(vectors, np.float32)}
 
     def _opt_350m(self) -> Outputs:
         llm = transformers.OPTForCausalLM(transformers.OPTConfig(**cases.OPT_350M))
