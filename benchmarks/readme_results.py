@@ -203,7 +203,7 @@ def parity_table() -> str:
         for reason in row["stood_in"].split("; ") if row["stood_in"] else ():
             reasons.setdefault(reason, []).append(row["component"])
     lines += ["", "What was replaced in partial rows (what: by what):", ""]
-    lines += [f"- {reason} ({', '.join(dict.fromkeys(components))})" for reason, components in reasons.items()]
+    lines += [f"- {reason} ({' · '.join(dict.fromkeys(components))})" for reason, components in reasons.items()]
     return "\n".join(lines) + "\n"
 
 
