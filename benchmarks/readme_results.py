@@ -248,7 +248,7 @@ def same_protocol() -> str:
         )
         seeds, rule = results[half]["seeds"], results[half]["rule"]
         notes.append(
-            f"- {title}, {seeds} seeds, at most {rule['epochs']} epochs: Hit@1, ours − official: {spans}.\n"
+            f"- {title}, seeds: {seeds}, at most {rule['epochs']} epochs: Hit@1, ours − official: {spans}.\n"
             f"  An epoch of the official code takes {found['cpu_ratio']:.1f} times the CPU time of ours "
             f"({found['speed_ratio']:.1f} times the time, on a machine with other work)."
         )
