@@ -642,6 +642,7 @@ def _models(
         if (identity := tables.run_of(results, "A-LLMRec") or "") in known
         and results["data"]["hash"] in datasets
         and results["runs"][0]["scenario"] == "overall"
+        and tables.main_metric(results) == "hit@1"
     ]
     if not ready:
         return {}
@@ -742,7 +743,7 @@ def _share(interval: Sequence[float]) -> str:
 def _told(pair: tuple[Sequence[float], float | None], metric: str) -> str:
     """A paired difference in words."""
     (value, low, high), p = pair
-    test = "" if p is None else ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
+    test = "" if p is None else ", p < 0.001" if p < 0.001 else f", p = {p:.3f}"
     return f"{_signed(value)} {metric} ({_signed(low)} to {_signed(high)}{test}), {_verdict((value, low, high))}"
 
 

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 from fixture_results import HIT, identity_of, make_dataset, make_results, make_run
@@ -279,7 +280,9 @@ def test_the_genre_task_has_its_own_metric_and_shows_what_was_said(made: Path, t
     results["examples"] = [{"user": 3, "history": ["A", "B"], "favourites": ["War"], "said": {"A-LLMRec": "War, Sea"}}]
     results["settings"] |= {"table": "genres", "title": "Favourite genres", "reference": "Majority genre"}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    write_report(tmp_path / "site", Found([tmp_path], (), [made / "data"]))
+    genres = {"user": [3], "system": ["A-LLMRec"], "seed": [0], "genre_hit": [True]}  # no candidates, no target
+    pl.DataFrame(genres).write_parquet(tmp_path / "users.parquet")
+    write_report(tmp_path / "site", Found([tmp_path], (), [made / "data"], made / "checkpoints"))
     text = Page((tmp_path / "site" / "genres.html").read_text()).text
     assert "A genre that A-LLMRec names is among the user’s true ones for 70.0% (60.0 to 80.0)." in text
     assert "80 0.700 (best of this column) 0.600 to 0.800 +0.300 +0.200 to +0.400 <0.001" in text
