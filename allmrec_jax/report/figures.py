@@ -210,12 +210,13 @@ def cloud(
         groups: points of each group.
         alt: what the figure shows.
         tones: of the groups.
-        box: ``low x, high x, low y, high y`` of what is shown.
+        box: ``low x, high x, low y, high y`` of what is shown; points beyond are left out.
     """
     x, y = _scale(box[0], box[1], 8, WIDTH - 8), _scale(box[2], box[3], WIDTH - 8, 8)
     parts = []
     for points, tone in zip(groups, tones, strict=True):
-        dots = "".join(f"M{x(a):.0f} {y(b):.0f}h0" for a, b in points)  # no length, round ends: a dot in ten bytes
+        inside = [(a, b) for a, b in points if box[0] <= a <= box[1] and box[2] <= b <= box[3]]
+        dots = "".join(f"M{x(a):.0f} {y(b):.0f}h0" for a, b in inside)  # no length, round ends: a dot in ten bytes
         parts.append(f'<path class="dots {tone}" d="{dots}"/>')
     return _svg(WIDTH, parts, alt)
 

@@ -59,6 +59,6 @@ def test_words_in_figures_are_escaped():
     assert "<a>" not in svg and "<b>" not in svg and 'aria-label="&#34;alt&#34;' in svg
 
 
-def test_a_cloud_has_a_dot_for_each_point_in_few_bytes():
-    svg = figures.cloud([[(0, 0), (1, 1)], [(0.5, 0.5)]], "cloud", ["c1", "c2"], [0, 1, 0, 1])
+def test_a_cloud_has_a_dot_for_each_point_within_it_in_few_bytes():
+    svg = figures.cloud([[(0, 0), (1, 1), (1.1, 0), (0, -9)], [(0.5, 0.5)]], "cloud", ["c1", "c2"], [0, 1, 0, 1])
     assert re.findall(r'class="dots (c\d)" d="(.*?)"', svg) == [("c1", "M8 352h0M352 8h0"), ("c2", "M180 180h0")]
