@@ -41,9 +41,9 @@ OPT_RULES: Rules = (
     (r"embed_tokens/embedding", P("tensor", "fsdp")),
     (r"embed_positions/embedding", P(None, "fsdp")),
     (r"layers/(q_proj|k_proj|v_proj|fc1)/kernel", P(None, "fsdp", "tensor")),
-    (r"layers/(q_proj|k_proj|v_proj|fc1)/bias", P(None, "tensor")),
+    (r"layers/(q_proj|k_proj|v_proj|fc1)/(bias|kernel_scale)", P(None, "tensor")),
     (r"layers/(out_proj|fc2)/kernel", P(None, "tensor", "fsdp")),
-    (r"layers/(out_proj|fc2)/bias", P()),
+    (r"layers/(out_proj|fc2)/(bias|kernel_scale)", P()),
     (r"(layers/(self_attn|final)_layer_norm|final_layer_norm)/(scale|bias)", P()),
     (r"project_(in|out)/kernel", P()),
 )
@@ -251,21 +251,17 @@ def on_mesh(function: Callable[..., Any]) -> Callable[..., Any]:
 # Placing arrays.
 
 
+def spec_of(rules: Rules, name: str) -> PartitionSpec:
+    """The partition spec of the leaf at a path; :class:`ValueError` where no rule matches it, or several do."""
+    found = [spec for pattern, spec in rules if re.fullmatch(pattern, name)]
+    if len(found) != 1:
+        raise ValueError(f"{name}: {len(found)} sharding rules match it; there must be exactly one")
+    return found[0]
+
+
 def specs(rules: Rules, tree: Any) -> Any:
-    """The partition spec of every leaf.
-
-    Raises:
-        ValueError: a leaf matches no rule, or several.
-    """
-
-    def spec(path: tuple[Any, ...], _: Any) -> PartitionSpec:
-        name = path_name(path)
-        found = [spec for pattern, spec in rules if re.fullmatch(pattern, name)]
-        if len(found) != 1:
-            raise ValueError(f"{name}: {len(found)} sharding rules match it; there must be exactly one")
-        return found[0]
-
-    return jax.tree.map_with_path(spec, tree)
+    """The partition spec of every leaf; errors as :func:`spec_of`."""
+    return jax.tree.map_with_path(lambda path, _: spec_of(rules, path_name(path)), tree)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -336,6 +332,16 @@ def padded_rows(rows: int, axes: tuple[str, ...] = BATCH, parts: int = 1) -> np.
     return np.concatenate([numbers, rows + np.resize(numbers.T, (extra, parts)).T], axis=1).reshape(-1)
 
 
+def fill_up(batch: Any, axes: tuple[str, ...] = AXES) -> Any:
+    """A named tuple of rows with ``weights`` [B], filled up to what ``axes`` divide with repeats of weight 0."""
+    size = len(batch.weights)
+    rows = padded_rows(size, axes)
+    if len(rows) == size:
+        return batch
+    batch = jax.tree.map(lambda x: np.asarray(x)[rows % size], batch)
+    return batch._replace(weights=batch.weights * (rows < size).astype(batch.weights.dtype))
+
+
 def fetch(tree: Any) -> Any:
     """NumPy arrays of a tree, whole on every process."""
     from jax.experimental import multihost_utils
@@ -393,7 +399,7 @@ def gathered(tree: Any, rules: Rules, prefix: str = "", *, stacked: bool = False
     """
 
     def one(path: tuple[Any, ...], value: Any) -> Any:
-        (spec,) = [spec for pattern, spec in rules if re.fullmatch(pattern, prefix + path_name(path))]
+        spec = spec_of(rules, prefix + path_name(path))
         return constrain(value, P(*(None if axis == "fsdp" else axis for axis in spec[1 if stacked else 0 :])))
 
     return jax.tree.map_with_path(one, tree)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.commands.training import training_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import resolve, settings_options
@@ -14,6 +15,7 @@ from allmrec_jax.training.recformer import LONGFORMER, PRESETS, train_recformer
     name="recformer",
     epilog="Example: allmrec train recformer --data data/Movies --preset paper --seed 1",
 )
+@mesh_options()
 @training_options
 @click.option(
     "--longformer",

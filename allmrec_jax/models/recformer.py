@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from allmrec_jax import sharding
 from allmrec_jax.fileio import load_arrays, save_arrays
 from allmrec_jax.models.longformer import Longformer, LongformerConfig, param_shapes
 
@@ -149,7 +151,7 @@ def normalized(vectors: Float[Array | np.ndarray, "*S D"]) -> Float[Array, "*S D
 
 @partial(jax.jit, static_argnums=0)
 def _encode(config: RecformerConfig, params: Any, inputs: Inputs) -> Float[Array, "B D"]:
-    return encode(config, params, inputs)
+    return sharding.constrain(encode(config, params, inputs), P())
 
 
 def encode_histories(
@@ -159,10 +161,12 @@ def encode_histories(
     sizes = [int(tokens.lengths[history].sum()) for history in histories]
     order = np.argsort(sizes, kind="stable").tolist()
     vectors = np.zeros((len(histories), config.longformer.hidden_size), np.float32)
+    params, size = sharding.place(params), len(sharding.padded_rows(ROWS, sharding.AXES))
     for start in range(0, len(order), ROWS):
         rows = order[start : start + ROWS]
-        inputs = tokens.inputs(config, [histories[row] for row in itertools.islice(itertools.cycle(rows), ROWS)])
-        vectors[rows] = np.asarray(_encode(config, params, inputs))[: len(rows)]
+        inputs = tokens.inputs(config, [histories[row] for row in itertools.islice(itertools.cycle(rows), size)])
+        found = sharding.on_mesh(_encode)(config, params, sharding.place_batch(inputs, sharding.AXES))
+        vectors[rows] = np.asarray(found)[: len(rows)]
     return vectors
 
 

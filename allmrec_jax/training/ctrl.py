@@ -18,8 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from allmrec_jax import sharding
 from allmrec_jax.convert.sentence_transformers import fingerprint, load_sentence_encoder
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
@@ -206,9 +208,10 @@ def make_step(
         key = jax_key(seed, "ctrl/dropout", state.step)
         loss, gradient = jax.value_and_grad(loss_fn)(state.params, batch, key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        return ContrastState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), {"loss": loss}
+        state = ContrastState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+        return sharding.constrain((state, {"loss": loss}), P())
 
-    return optimizer, step
+    return optimizer, sharding.on_mesh(step)
 
 
 def pretrain(
@@ -235,11 +238,15 @@ def pretrain(
         "aligner": Aligner(settings.dim, settings.subspaces).init(jax_key(seed, "ctrl/init"), *shapes)["params"],
         "encoder": jax.tree.map(jnp.asarray, encoder.params),
     }
-    state = ContrastState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    state = sharding.place(ContrastState(params, optimizer.init(params), jnp.zeros((), jnp.int32)))
     total_steps = settings.epochs * sampler.steps_per_epoch
     loop = LoopSettings(total_steps, save_every=SAVE_EVERY)
+
+    def batch_at(index: int) -> Batch:
+        return sharding.place_batch(sharding.fill_up(sampler(index)), sharding.AXES)
+
     with MetricsLogger(run.path, total_steps, quiet=quiet) as log:
-        last, _ = train_loop(run, state, step, sampler, loop, resume=resume, log=log)
+        last, _ = train_loop(run, state, step, batch_at, loop, resume=resume, log=log)
     save_arrays(run.export_path("params.safetensors"), jax.device_get(last.params["cf"]))
     run.finish({"step": total_steps})
     return run

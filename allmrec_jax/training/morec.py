@@ -18,8 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from allmrec_jax import sharding
 from allmrec_jax.convert.sentence_transformers import fingerprint, load_sentence_encoder, save_sentence_encoder
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
@@ -185,7 +187,8 @@ def make_step(
             state.params
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        return MoRecState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), {"loss": loss}
+        state = MoRecState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+        return sharding.constrain((state, {"loss": loss}), P())
 
     return step
 
@@ -217,7 +220,7 @@ class Sampler:
         ends = (self.dataset.offsets[users] + self.counts[users])[:, None]
         places = ends + np.arange(-settings.max_length - 1, 0)
         real = places >= self.dataset.offsets[users][:, None]
-        sequences = np.zeros((size, settings.max_length + 1), np.int64)
+        sequences = np.zeros((len(sharding.padded_rows(size, sharding.AXES)), settings.max_length + 1), np.int64)
         sequences[: len(users)] = np.where(real, self.dataset.items[np.where(real, places, 0)], 0)
         inputs, positives = sequences[:, :-1], sequences[:, 1:]
         positives = np.where(inputs == 0, 0, positives)
@@ -232,7 +235,7 @@ class Sampler:
         inputs, positives, negatives = found[1:].reshape(everything.shape).astype(np.int32)
         items = distinct[1:]
         # M grows in steps, for few compiled shapes.
-        padded = np.pad(items, (0, -len(items) % (2 * size)))
+        padded = np.pad(items, (0, -len(items) % math.lcm(2 * size, sharding.shards(sharding.AXES))))
         ids, lengths = self.tokens.take(padded, self.tokens.bucket(padded))
         log_share = np.where(np.arange(len(padded)) < len(items), self.log_share[padded], np.inf).astype(np.float32)
         return Batch(ids, lengths, log_share, inputs, positives, negatives)
@@ -291,7 +294,7 @@ def train_morec(
     }
     head = Head(settings.dim).init(jax_key(seed, "morec/init", 1), jnp.zeros((1, encoder.dim)))["params"]
     params = {"sasrec": sasrec, "head": head, "encoder": jax.tree.map(jnp.asarray, encoder.params)}
-    state = MoRecState(params, make_optimizer(settings).init(params), jnp.zeros((), jnp.int32))
+    state = sharding.place(MoRecState(params, make_optimizer(settings).init(params), jnp.zeros((), jnp.int32)))
     validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0
     asked = ValidationSettings(settings.max_length, settings.validation_users, settings.validation_negatives)
     validate = make_validation(SASRec(config), dataset, asked, seed) if validates else None
@@ -305,8 +308,8 @@ def train_morec(
         last, best = train_loop(
             run,
             state,
-            make_step(encoder, settings, seed),
-            sampler,
+            sharding.on_mesh(make_step(encoder, settings, seed)),
+            lambda index: sharding.place_batch(sampler(index), sharding.AXES),
             LoopSettings(
                 total_steps,
                 evaluate_every=every if validates else 0,

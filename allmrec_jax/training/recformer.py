@@ -20,8 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
+from allmrec_jax import sharding
 from allmrec_jax.convert.longformer import LoadedLongformer, as_recformer, load_longformer, nano_longformer
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
@@ -250,9 +252,9 @@ def make_step(
         gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.params, state.table, batch, key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return RecformerState(params, state.table, opt_state, state.step + 1), metrics
+        return sharding.constrain((RecformerState(params, state.table, opt_state, state.step + 1), metrics), P())
 
-    return step
+    return sharding.on_mesh(step)
 
 
 def make_validation(
@@ -298,19 +300,27 @@ class _Training(NamedTuple):
         return Run.open(self.out, data.name, kind, self.settings, self.seed, data.hash, upstream, resume=self.resume)
 
 
+def placed(batch: Batch) -> Batch:
+    """A batch on the mesh in use, its users split over all axes."""
+    return sharding.place_batch(sharding.fill_up(batch), sharding.AXES)
+
+
 def _pretrain(run: Run, training: _Training, params: Any) -> None:
     config, settings, seed = training.config, training.settings, training.seed
     sampler = Sampler(training.dataset, config, training.tokens, settings, seed, run.kind)
     total = settings.pretrain_epochs * sampler.steps_per_epoch
-    state = RecformerState(params, jnp.zeros(()), training.optimizer().init(params), jnp.zeros((), jnp.int32))
+    optimizer = training.optimizer()
+    state = sharding.place(RecformerState(params, jnp.zeros(()), optimizer.init(params), jnp.zeros((), jnp.int32)))
 
     def loss_fn(params: Any, table: Any, batch: Batch, key: jax.Array) -> Any:
         return pretraining_loss(config, training.mask, settings, params, batch, key)
 
-    step = make_step(loss_fn, training.optimizer(), seed, run.kind)
+    step = make_step(loss_fn, optimizer, seed, run.kind)
     with MetricsLogger(run.path, total, quiet=training.quiet) as log:
         loop = LoopSettings(total, save_every=SAVE_EVERY)
-        last, _ = train_loop(run, state, step, sampler, loop, resume=training.resume, log=log)
+        last, _ = train_loop(
+            run, state, step, lambda index: placed(sampler(index)), loop, resume=training.resume, log=log
+        )
     save_arrays(run.export_path("params.safetensors"), {"encoder": jax.device_get(last.params["encoder"])})
     run.finish({"step": total})
 
@@ -324,6 +334,7 @@ def _finetune(run: Run, training: _Training, params: Any, table: np.ndarray | No
     start = item_table(config, params["encoder"], tokens) if table is None else table
     optimizer = training.optimizer()
     state = RecformerState(params, jnp.asarray(start), optimizer.init(params), jnp.zeros((), jnp.int32))
+    state = sharding.place(state)
 
     def loss_fn(params: Any, table: Any, batch: Batch, key: jax.Array) -> Any:
         return finetuning_loss(config, params, table, batch, key)
@@ -333,7 +344,8 @@ def _finetune(run: Run, training: _Training, params: Any, table: np.ndarray | No
     def step(state: RecformerState, numbered: tuple[int, Batch]) -> tuple[RecformerState, dict[str, jax.Array]]:
         index, batch = numbered
         if refreshes and index and index % sampler.steps_per_epoch == 0:
-            state = state._replace(table=jnp.asarray(item_table(config, state.params["encoder"], tokens)))
+            table = jnp.asarray(item_table(config, state.params["encoder"], tokens))
+            state = state._replace(table=sharding.place(table))
         return jitted(state, batch)
 
     every = settings.evaluate_every * sampler.steps_per_epoch
@@ -342,7 +354,7 @@ def _finetune(run: Run, training: _Training, params: Any, table: np.ndarray | No
             run,
             state,
             step,
-            lambda index: (index, sampler(index)),
+            lambda index: (index, placed(sampler(index))),
             LoopSettings(total, evaluate_every=every, save_every=min(SAVE_EVERY, every), patience=settings.patience),
             evaluate=make_validation(training.dataset, config, tokens, settings, seed),
             monitor="ndcg@10",
