@@ -10,7 +10,8 @@ S prompt tokens, A answer tokens, t devices along ``tensor``.
 
 import dataclasses
 import math
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from allmrec_jax import sharding
 from allmrec_jax.errors import UserError
 from allmrec_jax.models import opt, projectors
+from allmrec_jax.models.int8 import SCALE, quantize_params
 from allmrec_jax.models.opt import PUBLISHED, OPTConfig, causal_blocks
 from allmrec_jax.sharding import OPT_RULES, MeshShape, fitted
 
@@ -78,6 +80,7 @@ class Work:
         length: tokens of a prompt with its answer.
         train: a stage-2 step; else ranking of ``candidates`` and generation of ``new_tokens``.
         dtype: of weights and computation.
+        int8: the layers' kernels are stored in int8.
         remat: layers are recomputed in the backward pass.
         answer: tokens of an answer.
         candidates: titles ranked.
@@ -96,6 +99,7 @@ class Work:
     candidates: int = 20
     new_tokens: int = 64
     fused: bool = True
+    int8: bool = False
 
     @property
     def rows(self) -> int:
@@ -106,6 +110,11 @@ class Work:
     def itemsize(self) -> int:
         """Bytes of a weight."""
         return jnp.dtype(self.dtype).itemsize
+
+    @property
+    def kernel_itemsize(self) -> int:
+        """Bytes of a weight of a layer's kernels."""
+        return 1 if self.int8 else self.itemsize
 
     @property
     def columns(self) -> int:
@@ -125,21 +134,21 @@ class Exchange(NamedTuple):
 # Memory.
 
 
-def weight_bytes(config: OPTConfig, mesh: MeshShape, itemsize: int) -> int:
-    """Bytes of the language model's weights on each device, exact."""
-    shapes = _opt_shapes(config)
-    specs = sharding.specs(OPT_RULES, shapes)
-    parts = jax.tree.map(
-        lambda leaf, spec: math.prod(_local(leaf.shape, spec, mesh)) * itemsize,
-        shapes,
-        specs,
-    )
-    return sum(jax.tree.leaves(parts))
+def weight_bytes(config: OPTConfig, mesh: MeshShape, itemsize: int, *, int8: bool = False) -> int:
+    """Bytes of the language model's weights on each device, exact; ``int8`` as :func:`load_opt` takes it."""
+    shapes = _opt_shapes(config, int8)
+
+    def held(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, spec: Any) -> int:
+        as_stored = sharding.path_name(path).endswith(SCALE) or leaf.dtype == jnp.int8
+        return math.prod(_local(leaf.shape, spec, mesh)) * (leaf.dtype.itemsize if as_stored else itemsize)
+
+    return sum(jax.tree.leaves(jax.tree.map_with_path(held, shapes, sharding.specs(OPT_RULES, shapes))))
 
 
 @cache
-def _opt_shapes(config: OPTConfig) -> Any:
-    return jax.eval_shape(lambda: opt.init_params(config, jax.random.key(0)))
+def _opt_shapes(config: OPTConfig, int8: bool) -> Any:
+    params = partial(opt.init_params, config, jax.random.key(0))
+    return jax.eval_shape(lambda: quantize_params(params()) if int8 else params())
 
 
 def _local(shape: tuple[int, ...], spec: Any, mesh: MeshShape) -> tuple[int, ...]:
@@ -166,7 +175,7 @@ def memory(work: Work) -> dict[str, int]:
     trained = projector_count(cfg.word_embed_proj_dim)
     columns = work.length + max(work.columns, work.new_tokens)
     return {
-        "weights": weight_bytes(cfg, work.mesh, work.itemsize),
+        "weights": weight_bytes(cfg, work.mesh, work.itemsize, int8=work.int8),
         # Parameters and Adam's two moments, float32.
         "optimizer": 12 * trained if work.train else 4 * trained,
         # The prompts' columns, and the wider copy that is written on in ranking or generating.
@@ -218,22 +227,24 @@ def _temporaries(work: Work) -> int:
         layer = tokens * (widths * cfg.hidden_size + scores * _scores(work))
         gradients = 12 * projector_count(cfg.word_embed_proj_dim)
         head = 3 * 4 * work.rows * work.answer * vocabulary
-        return int(max(layer * work.itemsize, head)) + gradients + _gathered(work)
+        return int(max(layer * work.itemsize, head)) + gradients + _put_together(work)
     width = work.length + work.columns
     reading = tokens * (14 * cfg.hidden_size + 2 * _scores(work))
     ranking = 2 * work.rows * cfg.num_attention_heads / work.mesh.tensor * work.columns * width
     head = 4 * vocabulary * max(work.columns, 3 * work.rows)
-    return int(max(reading, ranking) * work.itemsize + head) + _gathered(work)
+    return int(max(reading, ranking) * work.itemsize + head) + _put_together(work)
 
 
-def _gathered(work: Work) -> int:
-    """Weights put together over ``fsdp`` for use: of a layer and the next, and the tables."""
-    if work.mesh.fsdp == 1:
-        return 0
+def _put_together(work: Work) -> int:
+    """Weights made ready for use: gathered over ``fsdp``, of a layer and the next and the tables; and a kernel of int8
+    in the type that it is multiplied in."""
     cfg = work.llm
-    layer = _kernels(cfg) // work.mesh.tensor
-    words = cfg.vocab_size * cfg.word_embed_proj_dim // work.mesh.tensor
-    return (2 * layer + words + cfg.max_position_embeddings * cfg.hidden_size) * work.itemsize
+    found = cfg.hidden_size * cfg.ffn_dim // work.mesh.tensor * work.itemsize if work.int8 else 0
+    if work.mesh.fsdp > 1:
+        words = cfg.vocab_size * cfg.word_embed_proj_dim // work.mesh.tensor
+        tables = (words + cfg.max_position_embeddings * cfg.hidden_size) * work.itemsize
+        found += 2 * _kernels(cfg) // work.mesh.tensor * work.kernel_itemsize + tables
+    return found
 
 
 def _kernels(cfg: OPTConfig) -> int:
@@ -271,7 +282,7 @@ def flops(work: Work) -> int:
 
 def memory_traffic(work: Work) -> int:
     """Bytes that a device must at least read: its weights once in each pass, and in generation the cache each token."""
-    weights = weight_bytes(work.llm, work.mesh, work.itemsize)
+    weights = weight_bytes(work.llm, work.mesh, work.itemsize, int8=work.int8)
     if work.mesh.fsdp > 1:
         weights *= work.mesh.fsdp
     if work.train:
@@ -295,7 +306,7 @@ def exchanges(work: Work) -> list[Exchange]:
     if mesh.fsdp > 1:
         runs = (3 if work.remat else 2) if work.train else 2 + work.new_tokens
         share = (mesh.fsdp - 1) / mesh.fsdp
-        size = layers * _kernels(cfg) // mesh.tensor * item
+        size = layers * _kernels(cfg) // mesh.tensor * work.kernel_itemsize
         found.append(
             Exchange(
                 "all-gather of kernels, six per layer and pass", "fsdp", 6 * layers * runs, int(runs * size * share)
@@ -370,18 +381,31 @@ def make_plan(work: Work, device: Device) -> Plan:
 
 
 def nearest_fit(plan: Plan) -> Plan | None:
-    """The nearest thing that fits: first remat, then more devices along fsdp or tensor, then smaller batches."""
+    """The nearest thing that fits with the same numbers: remat, then more devices along tensor and fsdp, then a smaller
+    batch; each without remat first."""
     work = plan.work
-    tried = [dataclasses.replace(work, remat=True)] if work.train and not work.remat else []
+    tried = [work]
     for times in (2, 4, 8, 16, 32):
-        for axis in ("tensor", "fsdp") if work.mesh.fsdp == 1 else ("fsdp", "tensor"):
-            mesh = work.mesh._replace(**{axis: getattr(work.mesh, axis) * times})
+        splits = [(times // part, part) for part in (1, 2, 4, 8, 16, 32) if part <= times]
+        for tensor, fsdp in splits if work.mesh.fsdp == 1 else splits[::-1]:
+            mesh = work.mesh._replace(tensor=work.mesh.tensor * tensor, fsdp=work.mesh.fsdp * fsdp)
             if work.llm.num_attention_heads % mesh.tensor == 0:
                 tried.append(dataclasses.replace(work, mesh=mesh))
         if work.batch >= 2 * times:
             tried.append(dataclasses.replace(work, batch=work.batch // times))
-    plans = (make_plan(other, plan.device) for other in tried)
-    return next((other for other in plans if other.fits), None)
+    return _first_fit(plan.device, tried)
+
+
+def int8_fit(plan: Plan) -> Plan | None:
+    """What fits the same devices and batch with kernels in int8, which changes numbers."""
+    if plan.work.int8:
+        return None
+    return _first_fit(plan.device, [dataclasses.replace(plan.work, int8=True)])
+
+
+def _first_fit(device: Device, works: Sequence[Work]) -> Plan | None:
+    both = [other for work in works for other in (work, dataclasses.replace(work, remat=work.train))]
+    return next((plan for plan in (make_plan(work, device) for work in both) if plan.fits), None)
 
 
 def choose_mesh(llm: str | None) -> MeshShape:
@@ -407,18 +431,19 @@ def choose_mesh(llm: str | None) -> MeshShape:
     )
 
 
-def check_room(config: OPTConfig, name: str, itemsize: int) -> None:
+def check_room(config: OPTConfig, name: str, itemsize: int, *, int8: bool = False) -> None:
     """Refuses weights that the devices of the mesh in use have no room for, naming the nearest mesh that has.
 
     Raises:
         UserError: they do not fit, where the platform says what a device holds.
     """
     limit, mesh = device_memory(), sharding.current_shape()
-    if limit is None or (needed := weight_bytes(config, mesh, itemsize)) <= limit:
+    held = partial(weight_bytes, config, itemsize=itemsize, int8=int8)
+    if limit is None or (needed := held(mesh)) <= limit:
         return
     heads = config.num_attention_heads
     wider = [mesh._replace(tensor=count) for count in range(mesh.tensor + 1, heads + 1) if heads % count == 0]
-    near = next((other for other in wider if make_room(weight_bytes(config, other, itemsize)) <= limit), None)
+    near = next((other for other in wider if make_room(held(other)) <= limit), None)
     raise UserError(
         f"{name} takes {needed / GIB:.1f} GiB of weights on each device of mesh {mesh}, which has "
         f"{limit / GIB:.1f} GiB; "
@@ -450,7 +475,6 @@ def as_json(plan: Plan) -> dict[str, Any]:
     """Everything of a plan, bytes and seconds."""
     work = dataclasses.asdict(plan.work)
     work["mesh"] = str(plan.work.mesh)
-    other = None if plan.fits else nearest_fit(plan)
     return {
         "work": work,
         "device": plan.device._asdict(),
@@ -460,8 +484,14 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "exchanges": [exchange._asdict() for exchange in plan.exchanges],
         "seconds_at_least": {**plan.seconds, "step": plan.floor},
         "fits": plan.fits,
-        "nearest": None if other is None else difference(plan.work, other.work),
+        "nearest": nearest_choices(plan),
     }
+
+
+def nearest_choices(plan: Plan) -> list[str]:
+    """The options that make a plan fit that does not: with the same numbers, and on the same devices in int8."""
+    found = [] if plan.fits else [nearest_fit(plan), int8_fit(plan)]
+    return [difference(plan.work, other.work) for other in found if other is not None]
 
 
 def difference(work: Work, other: Work) -> str:
@@ -470,6 +500,7 @@ def difference(work: Work, other: Work) -> str:
         "--mesh": (str(work.mesh), str(other.mesh)),
         "--batch": (work.batch, other.batch),
         "--remat": (work.remat, other.remat),
+        "--llm-weights int8": (work.int8, other.int8),
     }
     changed = [(option, new) for option, (old, new) in named.items() if old != new]
     return " ".join(option if new is True else f"{option} {new}" for option, new in changed)

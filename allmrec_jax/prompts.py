@@ -254,6 +254,7 @@ def build_prompts(
     soft: bool,
     user_slot: bool = True,
     item_slots: bool = True,
+    answer_width: int = 0,
 ) -> PromptBatch:
     """Assembles one prompt per row.
 
@@ -264,6 +265,7 @@ def build_prompts(
         soft: the layout with soft tokens; False is the text-only layout.
         user_slot: False leaves the user sentence out of the soft layout.
         item_slots: False leaves the item vectors out of the soft layout.
+        answer_width: columns of ``targets`` at least, so that all batches have as many.
 
     Raises:
         UserError: a prompt is longer than the language model allows even with one history item.
@@ -277,7 +279,7 @@ def build_prompts(
         reserve = max(len(tables.answer(item)) for item in row[width:])
         fitted.append(_fit(tables, pieces, row, width, user_slot, item_slots, reserve))
         answers.append(tables.answer(targets[b]) if targets is not None else np.empty(0, np.int32))
-    return _packed(tables, items, fitted, answers)
+    return _packed(tables, items, fitted, answers, answer_width)
 
 
 GENRE_QUESTION = ' in the previous. The favorite genres of this user are "'
@@ -321,6 +323,7 @@ def _packed(
     items: np.ndarray,
     fitted: "Sequence[tuple[list[Part], int]]",
     answers: Sequence[np.ndarray],
+    answer_width: int = 0,
 ) -> PromptBatch:
     """Prompts of :func:`_fit` and their answers as arrays."""
     starts = [sum(len(ids) for ids, _, _ in parts) for parts, _ in fitted]
@@ -332,7 +335,7 @@ def _packed(
         ids[b, : lengths[b]] = np.concatenate([part for part, _, _ in row])
         kinds = [(kind, index) for part, kind, index in row for _ in part]
         slot[b, : lengths[b]], slot_index[b, : lengths[b]] = zip(*kinds, strict=True)
-    target_ids, target_mask = pad_answers(answers, tables.pad)
+    target_ids, target_mask = pad_answers(answers, tables.pad, answer_width)
     return PromptBatch(
         ids=ids,
         slot=slot,
@@ -366,9 +369,11 @@ def _fit(
         length = sum(len(ids) for ids, _, _ in parts) + reserve
         if length <= tables.max_length:
             return parts, left_out
+    over, titles = length - tables.max_length, len(shown) + 2  # those shown, one of the history, the answer
+    longest = max((len(tables.titles[row[column]]) for column in (*columns[-1:], *shown)), default=1)
     raise UserError(
-        f"a prompt of {length} tokens is longer than the language model's {tables.max_length} positions; "
-        "lower the title token limit or the number of candidates"
+        f"a prompt of {length} tokens is longer than the language model's {tables.max_length} positions; cut titles to "
+        f"{max(longest - -(-over // titles), 1)} tokens (--title-max-tokens) or show fewer of them"
     )
 
 
@@ -393,10 +398,10 @@ def _parts(
     return parts
 
 
-def pad_answers(answers: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Answers of different lengths as ids [B, A] int32 and mask [B, A] float32, A the longest, in eights."""
-    longest = max((len(answer) for answer in answers), default=0)
-    size = (len(answers), -(-longest // 8) * 8)
+def pad_answers(answers: Sequence[np.ndarray], pad: int, width: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Answers as ids [B, A] int32 and mask [B, A] float32; A is the longest one or ``width``, in eights."""
+    widest = max([width, *map(len, answers)])
+    size = (len(answers), -(-widest // 8) * 8)
     ids, mask = np.full(size, pad, np.int32), np.zeros(size, np.float32)
     for b, answer in enumerate(answers):
         ids[b, : len(answer)], mask[b, : len(answer)] = answer, 1.0

@@ -117,6 +117,16 @@ def resolve(presets: Mapping[str, S], preset: str, overrides: Mapping[str, Any] 
     return dataclasses.replace(presets[preset], **overrides)  # type: ignore[type-var]
 
 
+def deciding(settings: Any) -> dict[str, Any]:
+    """The fields of a settings dataclass that an identity holds: all but ``added`` ones that are at their default."""
+    found = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if not (field.metadata.get("added") and value == field.default):
+            found[field.name] = deciding(value) if dataclasses.is_dataclass(value) else value
+    return found
+
+
 def identity(kind: str, settings: Any, seed: int, data_hash: str, upstream: Mapping[str, str]) -> str:
     """SHA-256 (hex) over what decides a run's numbers: no paths, mesh or logging.
 
@@ -126,14 +136,9 @@ def identity(kind: str, settings: Any, seed: int, data_hash: str, upstream: Mapp
         data_hash: the data set's hash.
         upstream: identities of the frozen inputs by role, e.g. ``{"cf": "…", "llm": "…"}``.
     """
-    fields = {field.name: field for field in dataclasses.fields(settings)}
     body = {
         "kind": kind,
-        "settings": {
-            name: value
-            for name, value in dataclasses.asdict(settings).items()
-            if not (fields[name].metadata.get("added") and value == fields[name].default)
-        },
+        "settings": deciding(settings),
         "seed": seed,
         "data": data_hash,
         "upstream": dict(upstream),

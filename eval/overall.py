@@ -56,6 +56,11 @@ SCENARIO = "overall"
 )
 @click.option("--oracle", type=click.Path(path_type=Path), help="oracle.npz of synthetic data, for the Oracle row.")
 @click.option("--llm", help="The language model: where stage 2's lies now, or LLM-Only's where there is no stage 2.")
+@click.option(
+    "--llm-weights",
+    type=click.Choice(["dtype", "int8"]),
+    help="The language model's kernels in the type it was trained with, or rounded to int8.  [as in training]",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the candidate file and the controls.")
 @click.option("--max-users", type=click.IntRange(min=1), help="Ask so many users, a seeded sample.  [all]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Prompts read at once.")
@@ -68,6 +73,7 @@ def command(
     systems: tuple[str, ...],
     oracle: Path | None,
     llm: str | None,
+    llm_weights: Any,
     seed: int,
     max_users: int | None,
     batch_size: int,
@@ -81,7 +87,7 @@ def command(
     The preset and the three options beside it say how titles are generated.
     """
     decode = resolve(PRESETS, preset, overrides)
-    settings = EvaluationSettings(seed, llm, batch_size, decode, generate)
+    settings = EvaluationSettings(seed, llm, batch_size, decode, generate, llm_weights=llm_weights)
     dataset = load_dataset(data)
     sources = Sources(dataset, runs, settings, oracle)
     names = choose_systems(sources, systems)

@@ -27,6 +27,13 @@ Examples:
     show_default=True,
     help="Of the language model's weights and arithmetic.",
 )
+@click.option(
+    "--llm-weights",
+    type=click.Choice(["dtype", "int8"]),
+    default="dtype",
+    show_default=True,
+    help="The layers' kernels in --dtype, or in int8.",
+)
 @click.option("--remat", is_flag=True, help="Recompute layers in the backward pass.")
 @click.option("--new-tokens", type=click.IntRange(1), default=64, show_default=True, help="Generated at most.")
 @click.option("--json", "as_rows", is_flag=True, help="Print JSON.")
@@ -38,6 +45,7 @@ def command(
     length: int,
     train: bool,
     dtype: str,
+    llm_weights: str,
     remat: bool,
     new_tokens: int,
     as_rows: bool,
@@ -46,14 +54,15 @@ def command(
 
     Activations and temporaries are estimates; the other memory is exact.
     """
-    from allmrec_jax.plan import DEVICES, GIB, Work, as_json, difference, make_plan, nearest_fit, read_config
+    from allmrec_jax.plan import DEVICES, GIB, Work, as_json, make_plan, nearest_choices, read_config
     from allmrec_jax.sharding import check_heads, parse_mesh
 
     if device not in DEVICES:
         raise UserError(f"--device {device}: unknown; known: {', '.join(DEVICES)}")
     shape, config = parse_mesh(mesh), read_config(llm)
     check_heads(shape, config, llm)
-    work = Work(config, shape, batch, length, train, dtype, remat, new_tokens=new_tokens)
+    int8 = llm_weights == "int8"
+    work = Work(config, shape, batch, length, train, dtype, remat, new_tokens=new_tokens, int8=int8)
     plan = make_plan(work, DEVICES[device])
     if as_rows:
         click.echo(json.dumps(as_json(plan), indent=2))
@@ -64,7 +73,8 @@ def command(
 
     console = Console()
     what = "stage-2 training step" if train else "ranking and generation"
-    console.print(f"{llm}, {what}, mesh {shape} of {device}, {batch} prompts of {length} tokens, {dtype}", style="bold")
+    types = f"{dtype}, kernels int8" if int8 else dtype
+    console.print(f"{llm}, {what}, mesh {shape} of {device}, {batch} prompts of {length} tokens, {types}", style="bold")
     table = Table("on each device", "GiB", "", show_edge=False)
     for kind, count in plan.bytes.items():
         table.add_row(kind, f"{count / GIB:.2f}", "estimate" if kind in ("activations", "temporaries") else "exact")
@@ -78,6 +88,5 @@ def command(
     if plan.fits:
         console.print("fits", style="green")
         return
-    other = nearest_fit(plan)
-    near = "nothing near does" if other is None else f"nearest that does: {difference(plan.work, other.work)}"
-    console.print(f"does not fit; {near}", style="red")
+    near = " or ".join(nearest_choices(plan))
+    console.print(f"does not fit; {f'nearest that does: {near}' if near else 'nothing near does'}", style="red")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,6 +25,11 @@ Examples:
 @click.option("--item", "history", multiple=True, help="Id or title of an item of a history, oldest first; repeat.")
 @click.option("--items", type=click.Path(path_type=Path), help='New items, JSON lines: {"id", "title", "description"}.')
 @click.option("--llm", help="Where the language model is, if not where the run found it.")
+@click.option(
+    "--llm-weights",
+    type=click.Choice(["dtype", "int8"]),
+    help="The language model's kernels in the type it was trained with, or rounded to int8.  [as in training]",
+)
 @click.option("--count", type=click.IntRange(1), default=10, show_default=True, help="How many to recommend.")
 @click.option("--retrieve", type=click.IntRange(1), default=20, show_default=True, help="How many to re-rank.")
 @click.option("--json", "as_rows", is_flag=True, help="Print JSON.")
@@ -35,6 +41,7 @@ def command(
     history: tuple[str, ...],
     items: Path | None,
     llm: str | None,
+    llm_weights: Any,
     count: int,
     retrieve: int,
     as_rows: bool,
@@ -54,7 +61,8 @@ def command(
 
     dataset = load_dataset(data)
     number = None if user is None else find_user(dataset, user)
-    recommender = load_recommender(dataset, run, read_new_items(items) if items else (), cf=cf, llm=llm)
+    new = read_new_items(items) if items else ()
+    recommender = load_recommender(dataset, run, new, cf=cf, llm=llm, llm_weights=llm_weights)
     find = recommender.catalogue.find
     past = [find(name) for name in history] if number is None else dataset.sequence(number).tolist()
     found = recommender.recommend(past, user=number, count=count, retrieve=retrieve)

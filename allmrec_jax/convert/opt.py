@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 
 from allmrec_jax import assets, sharding
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
+from allmrec_jax.models.int8 import KERNELS, quantize
 from allmrec_jax.models.opt import POSITION_OFFSET, OPTConfig
 from allmrec_jax.plan import check_room
 
@@ -66,12 +68,16 @@ class _Leaf(NamedTuple):
     transposed: bool = False  # torch's Linear holds [out, in], Flax's Dense [in, out]
 
 
-def load_opt(name_or_path: str | Path, dtype: jnp.dtype = jnp.float32) -> tuple[OPTConfig, dict[str, Any]]:
+def load_opt(
+    name_or_path: str | Path, dtype: jnp.dtype = jnp.float32, *, int8: bool = False
+) -> tuple[OPTConfig, dict[str, Any]]:
     """Configuration and parameters of an OPT checkpoint, in the layout of :class:`allmrec_jax.models.opt.OPT`.
 
     Args:
         name_or_path: a directory, a hub name such as ``facebook/opt-6.7b``, or ``opt-nano`` for the packaged model.
         dtype: of the parameters in memory.
+        int8: store the layers' kernels in int8, rounded layer by layer from what the files hold
+            (:mod:`allmrec_jax.models.int8`).
 
     Returns:
         the parameters where :data:`allmrec_jax.sharding.OPT_RULES` lay them on the mesh in use, or on the first device.
@@ -81,23 +87,32 @@ def load_opt(name_or_path: str | Path, dtype: jnp.dtype = jnp.float32) -> tuple[
             set twice or of another shape than the configuration says, or the mesh in use does not divide the heads or
             has no room for the weights.
     """
-    config = load_config(name_or_path)
-    sharding.check_heads(sharding.current_shape(), config, str(name_or_path))
-    check_room(config, str(name_or_path), jnp.dtype(dtype).itemsize)
+    config = check_llm(name_or_path, dtype, int8=int8)
     directory = resolve_llm(name_or_path, _download_weights)
     weights = _open_weights(directory)
     _check_keys(directory, config, weights)
 
-    shapes = _tree({leaf.path: jax.ShapeDtypeStruct(_shape(leaf, config), dtype) for leaf in _leaves(config)})
-    specs = sharding.specs(sharding.OPT_RULES, shapes)
     params = {}
     for leaf in _leaves(config):
-        spec: Any = specs
-        for name in leaf.path:
-            spec = spec[name]
-        where = sharding.sharding_of(spec, _shape(leaf, config))
-        params[leaf.path] = _load_leaf(leaf, config, weights, dtype, where)
+        if int8 and leaf.path[0] == "layers" and leaf.path[1] in KERNELS and leaf.path[2] == "kernel":
+            for name, stack in _load_int8(leaf, config, weights).items():
+                params[*leaf.path[:2], name] = stack
+        else:
+            where = sharding.sharding_of(_spec(leaf.path), _shape(leaf, config))
+            params[leaf.path] = _load_leaf(leaf, config, weights, dtype, where)
     return config, _tree(params)
+
+
+def check_llm(name_or_path: str | Path, dtype: jnp.dtype, *, int8: bool = False) -> OPTConfig:
+    """The configuration of a checkpoint that the mesh in use divides and has room for, before any weight is read.
+
+    Raises:
+        UserError: it does not, or has not, with the nearest mesh that does; or as :func:`load_config`.
+    """
+    config = load_config(name_or_path)
+    sharding.check_heads(sharding.current_shape(), config, str(name_or_path))
+    check_room(config, str(name_or_path), jnp.dtype(dtype).itemsize, int8=int8)
+    return config
 
 
 def load_config(name_or_path: str | Path) -> OPTConfig:
@@ -386,6 +401,28 @@ def _load_leaf(
     return jax.make_array_from_single_device_arrays(shape, where, arrays)
 
 
+def _load_int8(leaf: _Leaf, config: OPTConfig, weights: Mapping[str, _Stored]) -> dict[str, jax.Array]:
+    """A stack of kernels, of which one layer at a time is on the devices in float32."""
+    stacks: dict[str, jax.Array] = {}
+    for layer in range(config.num_hidden_layers):
+        one = leaf._replace(path=leaf.path[1:], key=leaf.key.format(layer=layer))
+        where = sharding.sharding_of(P(*_spec(leaf.path)[1:]), _shape(one, config))
+        for name, part in _quantize(_load_leaf(one, config, weights, jnp.float32, where)).items():
+            shape = (config.num_hidden_layers, *part.shape)
+            where = sharding.sharding_of(_spec((*leaf.path[:2], name)), shape)
+            stack = stacks[name] if layer else jnp.zeros(shape, part.dtype, device=where)
+            stacks[name] = _set_layer(stack, part, layer, where)
+            stacks[name].block_until_ready()
+    return stacks
+
+
+_quantize = jax.jit(quantize)
+
+
+def _spec(path: tuple[str, ...]) -> P:
+    return sharding.spec_of(sharding.OPT_RULES, "/".join(path))
+
+
 def _load_piece(
     leaf: _Leaf,
     config: OPTConfig,
@@ -410,9 +447,12 @@ def _load_piece(
     return piece
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _set_layer(stack: jax.Array, layer: jax.Array, index: int | jax.Array) -> jax.Array:
-    return jax.lax.dynamic_update_index_in_dim(stack, layer, index, 0)
+@functools.partial(jax.jit, donate_argnums=0, static_argnums=3)
+def _set_layer(
+    stack: jax.Array, layer: jax.Array, index: int | jax.Array, where: jax.sharding.Sharding | None = None
+) -> jax.Array:
+    stack = jax.lax.dynamic_update_index_in_dim(stack, layer, index, 0)
+    return stack if where is None else jax.lax.with_sharding_constraint(stack, where)
 
 
 def _tree(leaves: Mapping[tuple[str, ...], Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from allmrec_jax.evaluation.genres import Genres, baselines, genre_frame, write_
 from allmrec_jax.evaluation.results import users_frame, write_results
 from allmrec_jax.evaluation.systems import SYSTEMS, WRITERS, EvaluationSettings, Questions, Sources, write_freely
 from allmrec_jax.fileio import atomic_path, write_text
-from allmrec_jax.settings import identity, resolve
+from allmrec_jax.settings import deciding, identity, resolve
 from allmrec_jax.sharding import MeshShape
 from allmrec_jax.training.metrics import read_lines
 from allmrec_jax.training.run import START_OVER, versions
@@ -111,9 +111,6 @@ KINDS = {
     "recformer": Kind("allmrec_jax.training.recformer:PRESETS", (), ("longformer",), reads_texts=True),
 }
 """Everything that a table's rows are made of."""
-
-MESHED = ("cf", "stage1", "stage2", "mlp-llm", "tallrec")
-"""The kinds of training that take ``--mesh``."""
 
 _OPTIONS = {"encoder": "--sentence-encoder", "llm": "--llm", "longformer": "--longformer"}
 
@@ -315,7 +312,7 @@ class Workplace:
             words += [f"--{role}", str(self.path(other))]
         for role in node.models:
             words += [_OPTIONS[role], self.models[role]]
-        if self.mesh is not None and node.kind in MESHED:
+        if self.mesh is not None:
             words += ["--mesh", str(self.mesh)]
         return [*words, "--seed", str(node.seed), "--out", str(self.checkpoints), "--resume"]
 
@@ -619,7 +616,7 @@ def kept_answers(work: Workplace, row: Row, asking: Asking) -> tuple[Path, dict[
     }
     asked |= {} if scenario.history is None else {"history": scenario.history}
     asked |= {} if asking.question is None else {"question": asking.question}
-    body = json.dumps({**asked, "settings": dataclasses.asdict(asking.settings)}, sort_keys=True)
+    body = json.dumps({**asked, "settings": deciding(asking.settings)}, sort_keys=True)
     name = f"{hashlib.sha256(body.encode()).hexdigest()[:16]}.parquet"
     return work.checkpoints / dataset.name / "answers" / name, asked
 

@@ -27,12 +27,13 @@ from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.inference.yes_no import YesNoRecommender
 from allmrec_jax.models.cf.protocol import CFModel, load_cf, load_export
 from allmrec_jax.rng import numpy_rng
+from allmrec_jax.settings import setting
 from allmrec_jax.training.cf import bucketed
 from allmrec_jax.training.run import find_upstream, load_run, require_upstream
 
 if TYPE_CHECKING:
     from allmrec_jax.training.stage1 import Stage1Export
-    from allmrec_jax.training.stage2 import Stage2Export, Stage2Settings
+    from allmrec_jax.training.stage2 import LLMWeights, Stage2Export, Stage2Settings
 
 HISTORY = 200
 """Items of history at most that a CF model is shown; it takes what it can read of them."""
@@ -91,6 +92,7 @@ class EvaluationSettings:
         decode: how titles are generated.
         generate: whether language models also write titles; ranking alone is faster.
         wording: how LLM-Only's prompts are worded and cut where no stage-2 run says it; by default preset ``paper``'s.
+        llm_weights: how the language model's kernels are stored; by default as in training. TALLRec's stay as trained.
     """
 
     seed: int = 0
@@ -99,6 +101,7 @@ class EvaluationSettings:
     decode: DecodeSettings = dataclasses.field(default_factory=DecodeSettings)
     generate: bool = True
     wording: "Stage2Settings | None" = None
+    llm_weights: "LLMWeights | None" = setting(None, "see above", added=True)  # noqa: RUF009 - of texts
 
 
 class Sources:
@@ -219,6 +222,7 @@ class Sources:
             self.titles,
             self.stage2.latents(self.stage1),
             llm=settings.llm,
+            llm_weights=settings.llm_weights,
             batch_size=settings.batch_size,
             decode=settings.decode,
         )
@@ -233,6 +237,7 @@ class Sources:
             self.titles,
             export.latents(None, self.cf),
             llm=settings.llm,
+            llm_weights=settings.llm_weights,
             batch_size=settings.batch_size,
             decode=settings.decode,
         )
@@ -256,10 +261,11 @@ class Sources:
         settings = self.settings
         if settings.llm is None:
             raise UserError("LLM-Only needs a language model: name one with --llm, or a stage-2 run with --runs")
+        wording = settings.wording or PRESETS["paper"]
         return text_recommender(
             settings.llm,
             self.titles,
-            settings.wording or PRESETS["paper"],
+            dataclasses.replace(wording, llm_weights=settings.llm_weights or wording.llm_weights),
             batch_size=settings.batch_size,
             decode=settings.decode,
         )

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,6 +28,9 @@ from allmrec_jax.evaluation.systems import EvaluationSettings, Sources
 from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.models.cf.protocol import CFModel
 from allmrec_jax.rng import numpy_rng
+
+if TYPE_CHECKING:
+    from allmrec_jax.training.stage2 import LLMWeights
 
 CHUNK = 1024
 """Items whose stand-in is looked for at once."""
@@ -250,7 +253,13 @@ class Recommender:
 
 
 def load_recommender(
-    dataset: Dataset, run: Path, new: Sequence[NewItem] = (), *, cf: Path | None = None, llm: str | None = None
+    dataset: Dataset,
+    run: Path,
+    new: Sequence[NewItem] = (),
+    *,
+    cf: Path | None = None,
+    llm: str | None = None,
+    llm_weights: "LLMWeights | None" = None,
 ) -> Recommender:
     """A trained A-LLMRec over the data set's items and ``new`` ones.
 
@@ -260,6 +269,7 @@ def load_recommender(
         new: items that no training has seen.
         cf: where the CF run is, or the user's own arrays, if not beside ``run``.
         llm: where the language model is now, if not where it was in training.
+        llm_weights: how its kernels are stored; by default as in training.
 
     Raises:
         UserError: the run is unfinished or of another data set, or what it was built on is missing or another.
@@ -280,6 +290,7 @@ def load_recommender(
             catalogue.titles,
             None if latents is None else np.concatenate([latents, added]),
             llm=llm,
+            llm_weights=llm_weights,
             batch_size=1,
         ),
         stand_ins(np.concatenate([stage1.text, added]), np.concatenate([stage1.trained, np.zeros(len(new), bool)])),

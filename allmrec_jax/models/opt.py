@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from allmrec_jax import sharding
+from allmrec_jax.models.int8 import SCALE, Dense
 
 POSITION_OFFSET = 2
 """OPT's position table starts two rows late (Hugging Face, ``OPTLearnedPositionalEmbedding``)."""
@@ -123,8 +124,8 @@ class Block(nn.Module):
             x = attention_norm(x)
 
         h = final_norm(x) if cfg.do_layer_norm_before else x
-        h = nn.Dense(cfg.ffn_dim, dtype=self.dtype, name="fc1")(h)
-        h = nn.Dense(cfg.hidden_size, dtype=self.dtype, name="fc2")(nn.relu(h))
+        h = Dense(cfg.ffn_dim, dtype=self.dtype, name="fc1")(h)
+        h = Dense(cfg.hidden_size, dtype=self.dtype, name="fc2")(nn.relu(h))
         x = x + h
         if not cfg.do_layer_norm_before:
             x = final_norm(x)
@@ -144,11 +145,11 @@ class Block(nn.Module):
             if mask is not None:
                 k, v = cache.k.astype(q.dtype), cache.v.astype(q.dtype)
         out = self._attend(q, k, v, mask)
-        out = nn.Dense(cfg.hidden_size, dtype=self.dtype, name="out_proj")(out.reshape(*x.shape[:2], cfg.hidden_size))
+        out = Dense(cfg.hidden_size, dtype=self.dtype, name="out_proj")(out.reshape(*x.shape[:2], cfg.hidden_size))
         return out, cache
 
     def _project(self, name: str, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        out = nn.Dense(self.config.hidden_size, dtype=self.dtype, name=name)(x)
+        out = Dense(self.config.hidden_size, dtype=self.dtype, name=name)(x)
         if not self.has_variable("lora", name):
             return out
         low = self.get_variable("lora", name)
@@ -203,8 +204,13 @@ def _gathering(block: type[nn.Module], dtype: jnp.dtype) -> Any:
     """The layer, its weights gathered over ``fsdp`` where it runs, and again in the backward pass: never kept."""
 
     def gather(variables: Any) -> Any:
-        layer = jax.tree.map(lambda x: x.astype(dtype), variables["params"])
+        layer = jax.tree.map_with_path(cast, variables["params"])
         return {"params": sharding.gathered(layer, sharding.OPT_RULES, "layers/", stacked=True)}
+
+    def cast(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+        # int8 is gathered as it is stored, which is what makes it small.
+        stored = x.dtype == jnp.int8 or sharding.path_name(path).endswith(SCALE)
+        return x if stored else x.astype(dtype)
 
     # The constraints that gather are the only ones in a layer; all else is kept as it would be without this.
     return nn.remat(
@@ -217,8 +223,8 @@ def _gathering(block: type[nn.Module], dtype: jnp.dtype) -> Any:
 class OPT(nn.Module):
     """The decoder with its tied head. Parameters are the plain arrays of the checkpoint, layers stacked on axis 0.
 
-    A collection ``lora`` beside ``params`` adds low-rank terms to the projections that it names, see
-    :mod:`allmrec_jax.models.lora`.
+    The layers' kernels may be int8, see :mod:`allmrec_jax.models.int8`. A collection ``lora`` beside ``params`` adds
+    low-rank terms to the projections that it names, see :mod:`allmrec_jax.models.lora`.
 
     Attributes:
         dtype: of the computation; parameters keep the type that they were loaded in.

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from allmrec_jax import sharding
-from allmrec_jax.convert.opt import llm_hash, load_opt, load_tokenizer
+from allmrec_jax.convert.opt import check_llm, llm_hash, load_opt, load_tokenizer
 from allmrec_jax.data.candidates import make_candidates, title_groups, training_negatives
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
@@ -33,7 +33,7 @@ from allmrec_jax.fileio import load_arrays, save_arrays, write_text
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender, SoftTokens
 from allmrec_jax.models.cf.protocol import CFModel, load_cf
-from allmrec_jax.models.opt import OPT
+from allmrec_jax.models.opt import OPT, OPTConfig
 from allmrec_jax.models.projectors import embed_prompts, init_params
 from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables, build_prompts, title_table
 from allmrec_jax.rng import jax_key, numpy_rng
@@ -53,6 +53,13 @@ WARM_START_BATCH = 128
 
 SAVE_EVERY = 500
 """Steps between checkpoints."""
+
+ITEM_TOKENS = 3
+"""Of an item in a history beside its title: quote, slot and comma."""
+
+
+LLMWeights = Literal["dtype", "int8"]
+"""How the frozen language model's kernels are stored."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +99,14 @@ class Stage2Settings:
     choose: Literal["best", "last"] = setting("best", "export the best step on validation (Hit@1), or the last one")
     validation_users: int = setting(500, "users in a validation, a seeded sample; one validation each epoch")
     patience: int = setting(0, "validations without improvement before training stops; 0 is never")
+    llm_weights: LLMWeights = setting(  # noqa: RUF009 - ruff does not see that the alias is of texts
+        "dtype", "the language model's kernels in its dtype, or rounded to int8", added=True
+    )
+    sort_batches: int = setting(
+        0,
+        "batches in a row that share out their samples by the prompts' lengths, so that little is padding; 0 is none",
+        added=True,
+    )
 
     @property
     def kind(self) -> str:
@@ -293,6 +308,10 @@ class Sampler:
             self.history_lengths = np.arange(len(self.users)) - begins + 1
         self.shapes: set[tuple[int, int]] = set()
         self.dropped = 0
+        self.tokens_read = self.tokens_processed = 0
+        self._title_tokens = np.diff(tables.titles.offsets)
+        self._title_tokens[0] = 0
+        self._widest_answer = int(self._title_tokens.max()) + len(tables.end)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -324,7 +343,7 @@ class Sampler:
     def __call__(self, index: int) -> Batch:
         """Batch ``index``, 0-based, always full."""
         settings = self.settings
-        question = self.draw(index, settings.batch_size)
+        question = self._sorted(index) if settings.sort_batches else self.draw(index, settings.batch_size)
         prompts = build_prompts(
             self.tables,
             STYLES[settings.style],
@@ -334,14 +353,37 @@ class Sampler:
             soft=True,
             user_slot=settings.user_vector,
             item_slots=settings.item_vectors != "none",
+            answer_width=self._widest_answer if settings.sort_batches else 0,
         )
         self.shapes.add((prompts.ids.shape[1], prompts.targets.shape[1]))
         self.dropped += int(prompts.dropped.sum())
+        self.tokens_read += int(prompts.lengths.sum())
+        self.tokens_processed += prompts.ids.size
         vectors = None
         if settings.user_vector:
             key = jax_key(self.seed, "stage2/cf-dropout", index) if settings.cf_train_mode else None
             vectors = self.user_vectors(question, key)
         return pad_batch(Batch(prompts._replace(items=self.rows(prompts.items, index)), vectors), settings.accumulation)
+
+    def _sorted(self, index: int) -> Question:
+        """Batch ``index`` where batches in a row share out the samples drawn for all of them: neighbours in the titles'
+        tokens come together, and the batches come in random order."""
+        settings, size = self.settings, self.settings.batch_size
+        group, place = divmod(index, settings.sort_batches)
+        drawn, order = self._group(group)
+        place = numpy_rng(self.seed, "stage2/sorted-batches", group).permutation(settings.sort_batches)[place]
+        chosen = order[place * size : (place + 1) * size]
+        return Question(*(field[chosen] for field in drawn))
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 - a sampler lives as long as its run
+    def _group(self, group: int) -> tuple[Question, Int[np.ndarray, "N"]]:
+        """The samples of the batches of a group, and their order by the tokens that differ between prompts."""
+        settings = self.settings
+        drawn = self.draw(group, settings.sort_batches * settings.batch_size)
+        histories = drawn.histories[:, -settings.history_length :]
+        shown = np.concatenate([histories, drawn.candidates, drawn.targets[:, None]], axis=1)
+        tokens = self._title_tokens[shown].sum(axis=1) + ITEM_TOKENS * np.count_nonzero(histories, axis=1)
+        return drawn, np.argsort(tokens, kind="stable")
 
     def rows(self, items: Int[np.ndarray, "B P"], index: int, purpose: str = "stage2") -> Int[np.ndarray, "B P"]:
         """Rows of :attr:`Frozen.latents` for items; a share of them are those of the text latents."""
@@ -446,6 +488,9 @@ def train_stage2(
     """
     if settings.batch_size % settings.accumulation:
         raise UserError(f"accumulation {settings.accumulation} does not divide the batch size {settings.batch_size}")
+    config = check_llm(llm_name, jnp.dtype(settings.dtype), int8=settings.llm_weights == "int8")
+    tables = prompt_tables(llm_name, config, dataset.titles, settings.title_max_tokens)
+    check_length(tables, settings)
     cf = load_cf(cf_path, dataset)
     upstream, stage1 = {"cf": cf.identity, "llm": llm_hash(llm_name)}, None
     if settings.item_vectors != "cf":
@@ -457,8 +502,7 @@ def train_stage2(
     if run.done:
         return run.path
 
-    llm, llm_params = load_llm(llm_name, settings.dtype, remat=settings.remat)
-    tables = prompt_tables(llm_name, llm, dataset.titles, settings.title_max_tokens)
+    llm, llm_params = load_llm(llm_name, settings.dtype, settings.llm_weights, remat=settings.remat)
     if tables.titles.cut and not quiet:
         longer = f", {tables.titles.extended} of them to more so that they differ" if tables.titles.extended else ""
         print(f"{tables.titles.cut} titles were cut to {settings.title_max_tokens} tokens{longer}", file=sys.stderr)
@@ -528,6 +572,7 @@ def train_stage2(
             "steps": total_steps,
             "samples": len(sampler),
             "compiled_shapes": len(sampler.shapes),
+            "real_tokens": round(sampler.tokens_read / max(sampler.tokens_processed, 1), 4),
             "titles_cut": tables.titles.cut,
             "history_items_dropped": sampler.dropped,
         }
@@ -558,16 +603,37 @@ def make_validation(
     return evaluate
 
 
-def load_llm(name_or_path: str | Path, dtype: str, *, remat: bool = False) -> tuple[OPT, Any]:
-    """A frozen OPT and its parameters, in ``dtype`` both."""
-    config, params = load_opt(name_or_path, jnp.dtype(dtype))
+def load_llm(
+    name_or_path: str | Path, dtype: str, weights: LLMWeights = "dtype", *, remat: bool = False
+) -> tuple[OPT, Any]:
+    """A frozen OPT and its parameters, in ``dtype`` both; its kernels perhaps in int8."""
+    config, params = load_opt(name_or_path, jnp.dtype(dtype), int8=weights == "int8")
     return OPT(config, jnp.dtype(dtype), remat), params
 
 
-def prompt_tables(name_or_path: str | Path, llm: OPT, titles: list[str], title_max_tokens: int) -> PromptTables:
+def check_length(tables: PromptTables, settings: Stage2Settings) -> None:
+    """Refuses settings under which no prompt fits the language model's positions: those of the shortest titles do not.
+
+    Raises:
+        UserError: with the numbers, before anything is loaded.
+    """
+    shortest = 1 + np.argsort(np.diff(tables.titles.offsets)[1:], kind="stable")
+    shown = np.resize(shortest, settings.candidates)[None]
+    build_prompts(
+        tables,
+        STYLES[settings.style],
+        shown[:, :1],
+        shown,
+        shown[:, 0],
+        soft=True,
+        user_slot=settings.user_vector,
+        item_slots=settings.item_vectors != "none",
+    )
+
+
+def prompt_tables(name_or_path: str | Path, cfg: OPTConfig, titles: list[str], title_max_tokens: int) -> PromptTables:
     """Prompt tables of a language model and a catalogue's titles ([N+1], the first one padding's)."""
     tokenizer = load_tokenizer(name_or_path)
-    cfg = llm.config
     return PromptTables(
         tokenizer,
         title_table(tokenizer, titles, title_max_tokens),
@@ -606,6 +672,7 @@ class Stage2Export:
         latents: Float[np.ndarray, "N+1 Dj"] | None,
         *,
         llm: str | Path | None = None,
+        llm_weights: LLMWeights | None = None,
         batch_size: int = 16,
         decode: DecodeSettings | None = None,
     ) -> LLMRecommender:
@@ -615,6 +682,7 @@ class Stage2Export:
             titles: [N+1], the first one padding's.
             latents: [N+1, Dj], the same rows: :meth:`latents`, or others (text latents, new items, controls).
             llm: where the language model is now; by default where it was in training.
+            llm_weights: how its kernels are stored; by default as in training.
             batch_size: prompts read at once.
             decode: how titles are generated.
 
@@ -622,13 +690,15 @@ class Stage2Export:
             UserError: the language model is not the one trained with.
         """
         name = llm or self.llm
+        weights = llm_weights or self.settings.llm_weights
+        check_llm(name, jnp.dtype(self.settings.dtype), int8=weights == "int8")
         if llm_hash(name) != self.about["upstream"]["llm"]:
             raise UserError(f"{name} is not the language model that {self.path} was trained with (its files differ)")
-        model, llm_params = load_llm(name, self.settings.dtype)
+        model, llm_params = load_llm(name, self.settings.dtype, weights)
         return LLMRecommender(
             model,
             llm_params,
-            prompt_tables(name, model, titles, self.settings.title_max_tokens),
+            prompt_tables(name, model.config, titles, self.settings.title_max_tokens),
             STYLES[self.settings.style],
             sharding.place(SoftTokens(self.params, None if latents is None else jnp.asarray(latents))),
             user_slot=self.settings.user_vector,
@@ -666,11 +736,11 @@ def text_recommender(
     decode: DecodeSettings | None = None,
 ) -> LLMRecommender:
     """LLM-Only: the same frozen language model on the text-only prompt, with stage 2's prompt settings."""
-    llm, llm_params = load_llm(llm_name, settings.dtype)
+    llm, llm_params = load_llm(llm_name, settings.dtype, settings.llm_weights)
     return LLMRecommender(
         llm,
         llm_params,
-        prompt_tables(llm_name, llm, titles, settings.title_max_tokens),
+        prompt_tables(llm_name, llm.config, titles, settings.title_max_tokens),
         STYLES[settings.style],
         history_length=settings.history_length,
         batch_size=batch_size,

@@ -26,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
 from allmrec_jax import sharding
-from allmrec_jax.convert.opt import llm_hash
+from allmrec_jax.convert.opt import check_llm, llm_hash
 from allmrec_jax.convert.peft import LoRA, load_adapter, save_adapter
 from allmrec_jax.data.candidates import make_candidates
 from allmrec_jax.data.dataset import Dataset
@@ -236,13 +236,14 @@ def train_tallrec(
     Raises:
         UserError: as the parts raise it.
     """
+    check_llm(llm_name, jnp.dtype(settings.dtype))
     upstream = {"llm": llm_hash(llm_name)}
     run = Run.open(out, dataset.name, settings.kind, settings, seed, dataset.hash, upstream, resume=resume)
     if run.done:
         return run.path
     plain, llm_params = load_llm(llm_name, settings.dtype, remat=settings.remat)
     llm = dataclasses.replace(plain, lora_dropout=settings.dropout)
-    tables = prompt_tables(llm_name, llm, dataset.titles, settings.title_max_tokens)
+    tables = prompt_tables(llm_name, llm.config, dataset.titles, settings.title_max_tokens)
     sampler = Sampler(dataset, None, tables, settings.sampling, seed)
     epoch_steps = math.ceil(len(sampler) / settings.samples_per_step)
     total_steps = settings.steps or settings.epochs * epoch_steps
@@ -344,7 +345,7 @@ class TallrecExport:
             raise UserError(f"{name} is not the language model that {self.path} was trained with (its files differ)")
         model, llm_params = load_llm(name, self.settings.dtype)
         lora = load_adapter(self.path / "export" / "adapter", model.config.num_hidden_layers, model.config.hidden_size)
-        tables = prompt_tables(name, model, titles, self.settings.title_max_tokens)
+        tables = prompt_tables(name, model.config, titles, self.settings.title_max_tokens)
         merged = merge(llm_params, lora.adapter, lora.scale)
         return make_recommender(model, merged, tables, self.settings, batch_size=batch_size, decode=decode)
 

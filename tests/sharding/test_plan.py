@@ -1,5 +1,6 @@
 """`allmrec plan` against arrays that are made and programs that are compiled."""
 
+import dataclasses
 import json
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 from allmrec_jax import sharding
 from allmrec_jax.cli import allmrec
 from allmrec_jax.errors import UserError
+from allmrec_jax.models.int8 import quantize_params
 from allmrec_jax.models.opt import OPT, PUBLISHED, OPTConfig, init_cache, init_params
 from allmrec_jax.models.projectors import init_params as init_projectors
 from allmrec_jax.plan import (
@@ -29,6 +31,7 @@ from allmrec_jax.plan import (
     kv_bytes,
     make_plan,
     memory,
+    nearest_choices,
     nearest_fit,
     weight_bytes,
 )
@@ -55,8 +58,8 @@ def config(hidden: int, heads: int, layers: int, vocabulary: int = 2048) -> OPTC
     )
 
 
-def compiled_step(work: Work) -> Any:
-    """The training step, compiled for shapes alone."""
+def step_inputs(work: Work) -> tuple[Stage2State, Frozen, Batch]:
+    """Shapes of what the training step is given."""
     cfg, rows = work.llm, work.rows
     optimizer = make_optimizer(PRESETS["paper"], 10)
     projectors = partial(init_projectors, cfg.word_embed_proj_dim, USER_DIM, LATENT_DIM)
@@ -73,9 +76,14 @@ def compiled_step(work: Work) -> Any:
     prompts = PromptBatch(
         *(ints(*tokens),) * 3, ints(rows, ITEMS), *(ints(rows),) * 2, ints(*answer), floats(*answer), ints(rows)
     )
-    batch = Batch(prompts, floats(rows, USER_DIM))
-    step: Any = make_step(OPT(cfg, jnp.float32, work.remat), optimizer)
-    return step.lower(Stage2State(*state), Frozen(params, floats(501, LATENT_DIM)), batch).compile()
+    batch: Any = Batch(prompts, floats(rows, USER_DIM))
+    return Stage2State(*state), Frozen(params, floats(501, LATENT_DIM)), batch
+
+
+def compiled_step(work: Work) -> Any:
+    """The training step, compiled for shapes alone."""
+    step: Any = make_step(OPT(work.llm, jnp.float32, work.remat), make_optimizer(PRESETS["paper"], 10))
+    return step.lower(*step_inputs(work)).compile()
 
 
 def test_weights_are_exact() -> None:
@@ -85,6 +93,10 @@ def test_weights_are_exact() -> None:
             placed = sharding.place(params, OPT_RULES)
         held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(placed))
         assert weight_bytes(model.config, mesh, 4) == held
+        with use_mesh(mesh):
+            placed = sharding.place(quantize_params(jax.tree.map(jnp.asarray, params)), OPT_RULES)
+        held = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(placed))
+        assert weight_bytes(model.config, mesh, 4, int8=True) == held
 
 
 def test_cache_and_optimizer_are_exact() -> None:
@@ -150,6 +162,16 @@ def test_nearest_that_fits() -> None:
     other = nearest_fit(plan)
     assert other is not None and other.fits and other.work.mesh == MeshShape(tensor=2)
 
+    # 72 heads split eight ways but not sixteen; half the bytes fit on the same devices.
+    plan = make_plan(Work(PUBLISHED["facebook/opt-66b"], MeshShape(tensor=8), batch=1, length=1024), DEVICES["tpu-v5e"])
+    assert nearest_choices(plan) == ["--mesh fsdp=2,tensor=8 --remat", "--remat --llm-weights int8"]
+
+
+def test_int8_is_gathered_as_stored() -> None:
+    work = Work(PUBLISHED["facebook/opt-125m"], MeshShape(fsdp=2), batch=2, length=128, train=False)
+    (plain,), (stored,) = exchanges(work), exchanges(dataclasses.replace(work, int8=True))
+    assert stored.bytes == plain.bytes // 2
+
 
 def test_what_does_not_work_is_refused() -> None:
     cfg = PUBLISHED["facebook/opt-125m"]
@@ -173,7 +195,7 @@ def test_chosen_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_command() -> None:
     asked = ["plan", "--llm", "facebook/opt-6.7b", "--mesh", "tensor=4", "--device", "a6000", "--json"]
     found = json.loads(CliRunner().invoke(allmrec, asked, catch_exceptions=False).stdout)
-    assert found["fits"] and found["nearest"] is None
+    assert found["fits"] and found["nearest"] == []
     assert found["bytes_per_device"]["total"] == sum(
         count for kind, count in found["bytes_per_device"].items() if kind != "total"
     )

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import types
 
 import jax
@@ -13,6 +14,8 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.protocol import load_cf
 from allmrec_jax.models.projectors import embed_prompts, init_params
 from allmrec_jax.prompts import PromptTables, title_table
+from allmrec_jax.settings import deciding
+from allmrec_jax.sharding import use_mesh
 from allmrec_jax.training import stage2
 from allmrec_jax.training.metrics import read_lines
 from allmrec_jax.training.run import Run, load_run
@@ -369,6 +372,8 @@ def test_a_run_from_upstreams_to_scores(project, dataset):
     vectors = np.load(project.arrays / "users_test.npy")[users]
     scores = recommender.rank(histories, candidates, vectors)
     assert scores.shape == (len(users), 4) and np.isfinite(scores).all()
+    rounded = export.recommender(dataset.titles, export.latents(FakeStage1()), batch_size=2, llm_weights="int8")
+    assert rounded.llm_params["layers"]["fc1"]["kernel"].dtype == jnp.int8
     assert project.train(dataclasses.replace(SETTINGS, steps=0, epochs=2, choose="best", validation_users=5)) == path
 
 
@@ -401,6 +406,17 @@ def test_what_does_not_match_is_refused(project, dataset, tables):
     np.save(project.arrays / "items.npy", np.ones((ITEMS + 1, USER_DIM), np.float32))
     with pytest.raises(UserError, match="was built on cf"):
         project.train()
+
+
+def test_kernels_in_int8_are_another_run(project):
+    plain, rounded = (dataclasses.replace(SETTINGS, steps=1, llm_weights=weights) for weights in ("dtype", "int8"))
+    assert "llm_weights" not in deciding(plain)  # as in runs made before the setting was there
+    paths = [project.train(settings) for settings in (plain, rounded)]
+    assert paths[0] != paths[1]
+    losses = [read_lines(path / "metrics.jsonl")[-1]["loss"] for path in paths]
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
+    assert load_stage2(paths[1]).settings.llm_weights == "int8"
 
 
 def test_another_language_model_is_refused(project, dataset):
@@ -454,3 +470,21 @@ def test_mlp_llm_is_stage_2_on_the_cf_models_own_vectors(project, dataset):
     assert np.isfinite(recommender.rank(histories, np.tile(np.arange(1, 5), (2, 1)), vectors)).all()
     with pytest.raises(UserError, match="text_share goes with item vectors joint"):
         train_stage2(dataset, *where, dataclasses.replace(settings, text_share=0.5), 0, project.path, quiet=True)
+
+
+def test_what_cannot_fit_is_refused_before_any_weight(project, dataset):
+    """The language model's directory holds no weights, which its hash would ask for."""
+    bare = project.path / "bare"
+    config = tiny_llm.config(max_position_embeddings=60)
+    bare.mkdir()
+    (bare / "config.json").write_text(json.dumps(config.to_dict()))
+    tiny_llm.tokenizer().save_pretrained(bare)
+
+    def train(**changes):
+        settings = dataclasses.replace(SETTINGS, **changes)
+        return train_stage2(dataset, project.arrays, project.stage1.path, bare, settings, 0, project.path / "out")
+
+    with pytest.raises(UserError, match=r"a prompt of \d+ tokens is longer than .* 60 positions; cut titles to \d+"):
+        train()
+    with use_mesh("tensor=4"), pytest.raises(UserError, match=r"the 2 attention heads of .*nearest: --mesh data=2"):
+        train()

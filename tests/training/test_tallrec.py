@@ -110,7 +110,7 @@ def test_it_learns_what_is_planted_and_nothing_where_nothing_is(planted, shuffle
 @pytest.fixture(scope="module")
 def parts(planted, llm_path):
     llm, params = tallrec.load_llm(llm_path, "float32")
-    tables = prompt_tables(llm_path, llm, planted.titles, 8)
+    tables = prompt_tables(llm_path, llm.config, planted.titles, 8)
     return dataclasses.replace(llm, lora_dropout=0.2), params, tables
 
 
