@@ -39,6 +39,7 @@ from allmrec_jax.evaluation.rows import (
     known_systems,
 )
 from allmrec_jax.evaluation.systems import SYSTEMS
+from allmrec_jax.models.opt import OPTConfig
 from allmrec_jax.training.run import START_OVER, Run, load_run
 
 USERS, ITEMS = 40, 44
@@ -65,8 +66,9 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("place")
     write(root / "data")
     (root / "llm").mkdir()
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):  # its hash is all that is asked for
-        (root / "llm" / name).write_text("{}")
+    config = json.dumps(OPTConfig().to_dict())  # beside it, its hash is all that is asked for
+    for name, text in {"config.json": config, "model.safetensors": "{}", "tokenizer.json": "{}"}.items():
+        (root / "llm" / name).write_text(text)
     return root
 
 
