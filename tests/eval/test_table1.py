@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+import tiny_llm
 from click.testing import CliRunner
 
 from allmrec_jax import cli
@@ -66,9 +67,9 @@ def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("place")
     write(root / "data")
     (root / "llm").mkdir()
-    config = json.dumps(OPTConfig().to_dict())  # beside it, its hash is all that is asked for
-    for name, text in {"config.json": config, "model.safetensors": "{}", "tokenizer.json": "{}"}.items():
-        (root / "llm" / name).write_text(text)
+    tiny_llm.tokenizer().save_pretrained(root / "llm")
+    (root / "llm" / "config.json").write_text(json.dumps(OPTConfig().to_dict()))
+    (root / "llm" / "model.safetensors").write_text("{}")  # its hash is all that is asked for
     return root
 
 
