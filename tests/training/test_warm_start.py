@@ -42,7 +42,7 @@ def without_users(index: int):
     """Histories of three noisy copies of the next item and one that is padding."""
     batch = planted(index)
     rng = np.random.default_rng([3, index])
-    near = batch.items[np.arange(64), batch.target][:, None] + 0.5 * rng.normal(size=(64, 4, 6))
+    near = np.asarray(batch.items)[np.arange(64), np.asarray(batch.target)][:, None] + 0.5 * rng.normal(size=(64, 4, 6))
     near[:, 0] = 100 * rng.normal(size=(64, 6))
     real = jnp.asarray(np.arange(4)[None].repeat(64, axis=0) > 0)
     return Batch(batch.target, history=near.astype(np.float32), real=real, items=batch.items)
