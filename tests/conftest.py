@@ -2,6 +2,9 @@
 
 JAX runs with eight CPU devices, refuses implicit dtype promotion and implicit rank promotion: what passes here mixes
 no float64 or int32 into float32 by accident and broadcasts only where it says so.
+
+Compiled programs are kept in ``.pytest_cache/compiled``, for many tests, and the processes that they start, compile the
+same ones.
 """
 
 import os
@@ -13,6 +16,11 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+COMPILED = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled")
+for name, value in {"jax_compilation_cache_dir": COMPILED, "jax_persistent_cache_min_compile_time_secs": 0.3}.items():
+    os.environ.setdefault(name.upper(), str(value))  # of the processes that tests start
+    jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")
