@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import click
@@ -53,7 +53,8 @@ def command(options: Options) -> None:
             click.echo(f"{name} cannot be made: {error}", err=True)
     if not only_planned(options, [table for each in tables.values() for table in each]):
         with held(out / ".lock"):
-            made = [name for name, each in tables.items() if _made(name, each, reasons)]
+            trained = [name for name, each in tables.items() if _done(name, each, Table.train, reasons)]
+            made = [name for name in trained if _done(name, tables[name], Table.make, reasons)]
             write_text(out / "tables.json", json.dumps({"made": made, "not_made": reasons}, indent=2) + "\n")
             write_site(out, options, [table for name in made for table in tables[name]], reasons)
     if reasons:
@@ -61,11 +62,12 @@ def command(options: Options) -> None:
         raise UserError(f"{len(reasons)} of {len(TABLES)} tables were not made; {first}: {reason}")
 
 
-def _made(name: str, tables: list[Table], reasons: dict[str, str]) -> bool:
+def _done(name: str, tables: list[Table], step: Callable[[Table], None], reasons: dict[str, str]) -> bool:
+    """Whether a step was done with all tables of a name; the reason why not is printed and added to ``reasons``."""
     try:
         for table in tables:
             click.secho(f"\n{table.title}", bold=True, err=True)
-            table.make()
+            step(table)
     except UserError as error:
         reasons[name] = str(error)
         click.echo(f"{name}: {error}", err=True)

@@ -27,6 +27,7 @@ from allmrec_jax.evaluation.systems import (
     Sources,
     choose_systems,
     compared_pairs,
+    prompts_at_once,
 )
 from allmrec_jax.inference.decode import PRESETS
 from allmrec_jax.settings import resolve, settings_options
@@ -63,7 +64,7 @@ SCENARIO = "overall"
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the candidate file and the controls.")
 @click.option("--max-users", type=click.IntRange(min=1), help="Ask so many users, a seeded sample.  [all]")
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Prompts read at once.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Prompts read at once.  [4 on a CPU, 16 elsewhere]")
 @click.option("--generate/--no-generate", default=True, help="Let language models also write titles.  [yes]")
 @settings_options(PRESETS)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where results.json and users.parquet go.")
@@ -76,7 +77,7 @@ def command(
     llm_weights: Any,
     seed: int,
     max_users: int | None,
-    batch_size: int,
+    batch_size: int | None,
     generate: bool,
     preset: str,
     overrides: dict[str, Any],
@@ -87,7 +88,7 @@ def command(
     The preset and the three options beside it say how titles are generated.
     """
     decode = resolve(PRESETS, preset, overrides)
-    settings = EvaluationSettings(seed, llm, batch_size, decode, generate, llm_weights=llm_weights)
+    settings = EvaluationSettings(seed, llm, batch_size or prompts_at_once(), decode, generate, llm_weights=llm_weights)
     dataset = load_dataset(data)
     sources = Sources(dataset, runs, settings, oracle)
     names = choose_systems(sources, systems)

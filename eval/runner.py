@@ -1,6 +1,7 @@
 """The course that every table program takes, and its options: plan, train what is missing, ask all rows, write."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from allmrec_jax.evaluation.rows import (
     choose,
     is_baseline,
 )
-from allmrec_jax.evaluation.systems import EvaluationSettings
+from allmrec_jax.evaluation.systems import EvaluationSettings, prompts_at_once
 from allmrec_jax.fileio import write_text
 from allmrec_jax.inference.decode import PRESETS as DECODING
 from allmrec_jax.settings import resolve
@@ -67,7 +68,7 @@ class Options:
     candidate_seed: int
     max_users: int | None
     llm_users: int | None
-    batch_size: int
+    batch_size: int | None
     generate: bool
     checkpoints: Path
     mesh: str | None
@@ -88,6 +89,8 @@ def table_options(command: Callable) -> Callable:
     count = click.IntRange(min=1)
 
     def wrapped(**given: Any) -> Any:
+        # The trainings, processes of their own, want a GPU's memory too.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         known = {field.name for field in dataclasses.fields(Options)} & set(given)
         return command(options=Options(**{name: given.pop(name) for name in known}), **given)
 
@@ -116,7 +119,7 @@ def table_options(command: Callable) -> Callable:
             click.option("--candidate-seed", type=int, default=0, show_default=True, help="Of the candidate file."),
             click.option("--max-users", type=count, help="Ask so many test users, a seeded sample.  [all]"),
             click.option("--llm-users", type=count, help="Ask systems with an LLM about the first so many.  [all]"),
-            click.option("--batch-size", type=count, default=16, show_default=True, help="Prompts read at once."),
+            click.option("--batch-size", type=count, help="Prompts read at once.  [4 on a CPU, 16 elsewhere]"),
             click.option(
                 "--generate/--no-generate", default=True, help="Let language models also write titles.  [yes]"
             ),
@@ -173,24 +176,27 @@ class Table:
     record: dict[str, Any]
     render: "Callable[[Table, dict[str, Any]], None]"
 
-    def make(self) -> None:
-        """Trains what is missing, asks every row, and writes the results into :attr:`out`."""
-        from allmrec_jax.sharding import use_mesh
-
+    def train(self) -> None:
+        """Trains what is missing."""
         with held(self.out / ".lock"):
             run_missing(self.work, self.rows, self.options.jobs)
-            with use_mesh(self.work.mesh):
-                results = evaluate_rows(
-                    self.work,
-                    self.rows,
-                    self.asking,
-                    self.out,
-                    data={"name": self.dataset.name, "hash": self.dataset.hash},
-                    reference=self.reference,
-                    baselines=[row.name for row in self.rows if is_baseline(row.name)],
-                    settings=self.record,
-                    advance=progress,
-                )
+
+    def make(self) -> None:
+        """Asks every row, all of them trained, and writes the results into :attr:`out`."""
+        from allmrec_jax.sharding import use_mesh
+
+        with held(self.out / ".lock"), use_mesh(self.work.mesh):
+            results = evaluate_rows(
+                self.work,
+                self.rows,
+                self.asking,
+                self.out,
+                data={"name": self.dataset.name, "hash": self.dataset.hash},
+                reference=self.reference,
+                baselines=[row.name for row in self.rows if is_baseline(row.name)],
+                settings=self.record,
+                advance=progress,
+            )
             self.render(self, results)
         click.echo(self.out)
 
@@ -246,7 +252,7 @@ def plan_table(
     settings = EvaluationSettings(
         options.candidate_seed,
         models["llm"] if any(row.few for row in rows) else None,
-        options.batch_size,
+        options.batch_size or prompts_at_once(),
         resolve(DECODING, options.preset),
         options.generate,
         recipes.wording(),
@@ -297,8 +303,13 @@ def only_planned(options: Options, tables: Sequence[Table]) -> bool:
 
 
 def make_tables(options: Options, tables: Sequence[Table]) -> None:
-    """Plans all tables and makes them."""
+    """Plans all tables and makes them.
+
+    Everything is trained before anything is asked: a GPU's memory that this process has had, it keeps from trainings.
+    """
     if not only_planned(options, tables):
+        for each in tables:
+            each.train()
         for each in tables:
             click.secho(each.title, bold=True, err=True)
             each.make()

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
@@ -81,6 +82,11 @@ class Questions:
         return catalogue_ranks(scores, met, self.candidates.target[rows])
 
 
+def prompts_at_once() -> int:
+    """Prompts that a language model reads at once where nobody says: few on a CPU, for its caches."""
+    return 4 if jax.default_backend() == "cpu" else 16
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
     """How systems are asked. Nothing here is trained.
@@ -88,7 +94,7 @@ class EvaluationSettings:
     Attributes:
         seed: of the candidate file and of the controls' permutations.
         llm: language model for LLM-Only where no stage-2 run names one.
-        batch_size: prompts that the language model reads at once.
+        batch_size: prompts that the language model reads at once; by default as many as suit the platform.
         decode: how titles are generated.
         generate: whether language models also write titles; ranking alone is faster.
         wording: how LLM-Only's prompts are worded and cut where no stage-2 run says it; by default preset ``paper``'s.
@@ -97,7 +103,7 @@ class EvaluationSettings:
 
     seed: int = 0
     llm: str | None = None
-    batch_size: int = 16
+    batch_size: int = dataclasses.field(default_factory=prompts_at_once)
     decode: DecodeSettings = dataclasses.field(default_factory=DecodeSettings)
     generate: bool = True
     wording: "Stage2Settings | None" = None

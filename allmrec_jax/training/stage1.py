@@ -87,6 +87,7 @@ PRESETS = {
         text_style="official",
     ),
     "small": Stage1Settings(
+        epochs=8,
         batch_size=128,
         learning_rate=3e-3,
         encoder_learning_rate=3e-4,
