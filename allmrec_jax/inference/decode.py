@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from allmrec_jax.models.opt import OPT, KVCache, init_cache
+from allmrec_jax import sharding
+from allmrec_jax.models.opt import OPT, KVCache, init_cache, unstacked
 from allmrec_jax.settings import setting
 
 
@@ -59,7 +60,7 @@ def prefill(llm: OPT, params: Any, embeds: Float[Array, "B S E"], lengths: Int[A
 
 def extend(cache: KVCache, columns: int) -> KVCache:
     """The cache with room for so many more columns."""
-    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, columns), (0, 0), (0, 0))), cache)
+    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, columns), (0, 0))), cache)
 
 
 class _Loop(NamedTuple):
@@ -68,7 +69,7 @@ class _Loop(NamedTuple):
     done: Bool[Array, "B"]
     seen: Bool[Array, "B V"]
     logits: Float[Array, "B V"]
-    cache: KVCache
+    cache: KVCache | list[KVCache]
 
 
 def generate(llm: OPT, params: Any, prefix: Prefix, settings: DecodeSettings) -> Int[Array, "B M"]:
@@ -77,11 +78,15 @@ def generate(llm: OPT, params: Any, prefix: Prefix, settings: DecodeSettings) ->
     A row also ends where the language model's positions do. The loop stops as soon as all rows have ended.
     """
     cfg = llm.config
-    batch, size = prefix.last.shape[0], prefix.cache.k.shape[2]
+    batch, size = prefix.last.shape[0], prefix.cache.k.shape[3]
     room = settings.max_new_tokens
     column = jnp.arange(size + room)[None]
     in_prompt = column < prefix.lengths[:, None]
     variables = {"params": params}
+    layers: list[Any] | None = None
+    cache: KVCache | list[KVCache] = extend(prefix.cache, room)
+    if jax.default_backend() == "cpu" and sharding.current() is None:
+        layers, cache = unstacked(params["layers"]), unstacked(cache)
 
     def going(loop: _Loop) -> Bool[Array, ""]:
         return (loop.step < room) & ~loop.done.all()
@@ -102,6 +107,7 @@ def generate(llm: OPT, params: Any, prefix: Prefix, settings: DecodeSettings) ->
             mask[:, None],
             loop.cache,
             size + loop.step,
+            layers,
         )
         return _Loop(
             loop.step + 1,
@@ -121,7 +127,7 @@ def generate(llm: OPT, params: Any, prefix: Prefix, settings: DecodeSettings) ->
         jnp.zeros(batch, bool),
         seen,
         llm.apply(variables, prefix.last, method="logits"),
-        extend(prefix.cache, room),
+        cache,
     )
     return jax.lax.while_loop(going, body, start).tokens
 

@@ -75,7 +75,7 @@ def pack(rows: Sequence[Sequence[np.ndarray]], pad: int) -> Answers:
 def read(llm: OPT, params: Any, prefix: Prefix, answers: Answers) -> Float[Array, "B C E"]:
     """Hidden states of the answers' columns, each answer read as if it stood alone behind the prompt."""
     variables = {"params": params}
-    size, columns = prefix.cache.k.shape[2], answers.inputs.shape[1]
+    size, columns = prefix.cache.k.shape[3], answers.inputs.shape[1]
     in_prompt = (jnp.arange(size)[None] < prefix.lengths[:, None])[:, None]
     same = answers.owner[:, :, None] == answers.owner[:, None, :]
     earlier = answers.offset[:, :, None] >= answers.offset[:, None, :]

@@ -5,6 +5,7 @@ Shapes: B batch, T new tokens, S attended columns, L layers, H heads, D hidden s
 
 import dataclasses
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple, Self
 
 import flax.linen as nn
@@ -87,14 +88,19 @@ PUBLISHED: dict[str, OPTConfig] = {
 class KVCache(NamedTuple):
     """Keys and values of every layer; columns not yet written hold zeros."""
 
-    k: Float[Array, "L B S H Dh"]
-    v: Float[Array, "L B S H Dh"]
+    k: Float[Array, "L B H S Dh"]
+    v: Float[Array, "L B H S Dh"]
 
 
 def init_cache(config: OPTConfig, batch: int, length: int, dtype: jnp.dtype = jnp.float32) -> KVCache:
     """An empty cache of ``length`` columns."""
-    shape = (config.num_hidden_layers, batch, length, config.num_attention_heads, config.head_dim)
+    shape = (config.num_hidden_layers, batch, config.num_attention_heads, length, config.head_dim)
     return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+
+def unstacked(tree: Any) -> list[Any]:
+    """The layers of stacked weights or caches, each a tree of arrays of its own."""
+    return [jax.tree.map(itemgetter(index), tree) for index in range(len(jax.tree.leaves(tree)[0]))]
 
 
 def _layer_norm(name: str, dtype: jnp.dtype) -> nn.LayerNorm:
@@ -112,7 +118,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], cache: KVCache | None, mask: Bool[Array, "B T S"] | None, start: Int[Array, ""]
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
-        """One layer; ``cache`` holds this layer's columns [B, S, H, Dh]."""
+        """One layer; ``cache`` holds this layer's columns [B, H, S, Dh]."""
         cfg = self.config
         attention_norm = _layer_norm("self_attn_layer_norm", self.dtype)
         final_norm = _layer_norm("final_layer_norm", self.dtype)
@@ -136,17 +142,19 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "B T D"], KVCache | None]:
         cfg = self.config
         heads = (cfg.num_attention_heads, cfg.head_dim)
-        q, k, v = (self._project(name, x).reshape(*x.shape[:2], *heads) for name in ("q_proj", "k_proj", "v_proj"))
+        q, k, v = (
+            self._project(name, x).reshape(*x.shape[:2], *heads).swapaxes(1, 2)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
         if cache is not None:
             cache = KVCache(
-                jax.lax.dynamic_update_slice_in_dim(cache.k, k.astype(cache.k.dtype), start, axis=1),
-                jax.lax.dynamic_update_slice_in_dim(cache.v, v.astype(cache.v.dtype), start, axis=1),
+                jax.lax.dynamic_update_slice_in_dim(cache.k, k.astype(cache.k.dtype), start, axis=2),
+                jax.lax.dynamic_update_slice_in_dim(cache.v, v.astype(cache.v.dtype), start, axis=2),
             )
             if mask is not None:
                 k, v = cache.k.astype(q.dtype), cache.v.astype(q.dtype)
-        out = self._attend(q, k, v, mask)
-        out = Dense(cfg.hidden_size, dtype=self.dtype, name="out_proj")(out.reshape(*x.shape[:2], cfg.hidden_size))
-        return out, cache
+        out = self._attend(q, k, v, mask).swapaxes(1, 2).reshape(*x.shape[:2], cfg.hidden_size)
+        return Dense(cfg.hidden_size, dtype=self.dtype, name="out_proj")(out), cache
 
     def _project(self, name: str, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         out = Dense(self.config.hidden_size, dtype=self.dtype, name=name)(x)
@@ -158,20 +166,21 @@ class Block(nn.Module):
 
     def _attend(
         self,
-        q: Float[Array, "B T H Dh"],
-        k: Float[Array, "B S H Dh"],
-        v: Float[Array, "B S H Dh"],
+        q: Float[Array, "B H T Dh"],
+        k: Float[Array, "B H S Dh"],
+        v: Float[Array, "B H S Dh"],
         mask: Bool[Array, "B T S"] | None,
-    ) -> Float[Array, "B T H Dh"]:
-        # cuDNN's fused attention takes 16-bit floats and heads of at most 128 in steps of 8 only.
-        fits = self.config.head_dim % 8 == 0 and self.config.head_dim <= 128
+    ) -> Float[Array, "B H T Dh"]:
+        # cuDNN's fused attention takes 16-bit floats and heads of at most 128 in steps of 8 only, behind the columns:
+        # one new token alone would not pay for turning the whole cache.
+        fits = q.shape[2] > 1 and self.config.head_dim % 8 == 0 and self.config.head_dim <= 128
         half = jnp.dtype(self.dtype) in (jnp.bfloat16, jnp.float16)
         if jax.default_backend() == "gpu" and half and fits:
             mask = None if mask is None else mask[:, None]
-            return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, implementation="cudnn")
-        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        out = causal_attention(q, k, v) if mask is None else _masked_attention(q, k, v, mask)
-        return out.swapaxes(1, 2)
+            q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+            out = jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=mask is None, implementation="cudnn")
+            return out.swapaxes(1, 2)
+        return causal_attention(q, k, v) if mask is None else _masked_attention(q, k, v, mask)
 
 
 def _masked_attention(
@@ -268,9 +277,10 @@ class OPT(nn.Module):
         embeds: Float[Array, "B T E"],
         positions: Int[Array, "B T"],
         mask: Bool[Array, "B T S"] | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | list[KVCache] | None = None,
         start: int | Int[Array, ""] = 0,
-    ) -> tuple[Float[Array, "B T E"], KVCache | None]:
+        layers: list[Any] | None = None,
+    ) -> tuple[Float[Array, "B T E"], KVCache | list[KVCache] | None]:
         """Hidden states ready for :meth:`logits`.
 
         Args:
@@ -279,6 +289,9 @@ class OPT(nn.Module):
             mask: True where a token (row) may attend a column. ``None`` is causal over the T tokens themselves, under
                 which padding on the right needs no mask; columns written before are then not read.
             cache: columns written so far; the T new ones go to ``start … start + T``.
+            layers: :func:`unstacked` weights to use in place of those that were given stacked; ``cache`` is then
+                unstacked too. A loop over tokens on a CPU is so spared a copy of each layer for every token, which the
+                scan over layers makes.
 
         Returns:
             hidden states after the final norm and ``project_out``, and the cache with the new columns.
@@ -288,12 +301,25 @@ class OPT(nn.Module):
             x = self.project_in(x)
         table = sharding.constrain(self.embed_positions.embedding.astype(self.dtype), P())
         x = x + jnp.take(table, positions + POSITION_OFFSET, axis=0)
-        x, cache = self.layers(x, cache, mask, jnp.asarray(start, jnp.int32))
+        start = jnp.asarray(start, jnp.int32)
+        if layers is None:
+            x, cache = self.layers(x, cache, mask, start)
+        else:
+            x, cache = self._one_by_one(layers, x, cache, mask, start)
         if self.config.do_layer_norm_before:
             x = self.final_layer_norm(x)
         if self.config.projects:
             x = self.project_out(x)
         return x, cache
+
+    def _one_by_one(
+        self, layers: list[Any], x: Float[Array, "B T D"], caches: Any, mask: Any, start: Int[Array, ""]
+    ) -> tuple[Float[Array, "B T D"], list[KVCache]]:
+        block, written = Block(self.config, self.dtype, parent=None), []
+        for layer, cache in zip(layers, caches, strict=True):
+            x, cache = block.apply({"params": layer}, x, cache, mask, start)
+            written.append(cache)
+        return x, written
 
     def logits(self, hidden: Float[Array, "*N E"]) -> Float[Array, "*N V"]:
         """Next-token logits by the tied head, accumulated and returned in float32."""

@@ -100,7 +100,7 @@ def test_cached_prefill_and_decoding_equal_the_full_forward(pair):
     for t in range(prompt, total):
         logits, cache = extend(cache, ids[:, t : t + 1], positions[:, t : t + 1], t)
         np.testing.assert_allclose(logits[:, 0], full[:, t], **TOLERANCE)
-    assert not np.asarray(cache.k[:, :, total:]).any()
+    assert not np.asarray(cache.k[:, :, :, total:]).any()
 
 
 def test_gradients_with_respect_to_input_embeddings(pair):
