@@ -1,5 +1,7 @@
 """One CPU, both sides in one run: a stage-1 step, a stage-2 step, generation and ranking against PyTorch.
 
+One decoder layer alone, forward and with its gradient, says how much of a difference lies within the layers.
+
 Both sides compute in float32 with the same weights, on the same inputs, with as many threads as there are cores; their
 results are compared before anything is timed, and calls of the two sides alternate. The peer is PyTorch with
 transformers as one would write it to be fast: SDPA attention, logits at the answers only, no gradients of frozen
@@ -34,7 +36,7 @@ from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import SoftTokens, respond
 from allmrec_jax.inference.rank import pack_answers
 from allmrec_jax.models.alignment import Alignment
-from allmrec_jax.models.opt import OPT
+from allmrec_jax.models.opt import OPT, Block, unstacked
 from allmrec_jax.models.projectors import init_params as init_projectors
 from allmrec_jax.models.text_encoder import SentenceEncoder, TextEncoder, TextEncoderConfig
 from allmrec_jax.models.text_encoder import init_params as init_encoder
@@ -176,6 +178,39 @@ def stage2_step(world: LanguageModel, repeats: int) -> dict[str, Any]:
     for one, other in zip(losses[:2], peer[:2], strict=True):
         agree("stage-2 loss", one, other)
     return {**found, "prompt_tokens": int(prompts.lengths.max()), "prompts": len(prompts.ids)}
+
+
+def one_layer(world: LanguageModel, repeats: int) -> dict[str, dict[str, Any]]:
+    """A decoder layer on all prompts' columns, forward and with the gradient of its input."""
+    block, params = Block(world.model.config), unstacked(world.params["layers"])[0]
+    layer = world.torch.model.decoder.layers[0]
+    shape = (*world.prompts().ids.shape, world.model.config.hidden_size)
+    x, g = np.random.default_rng(1).normal(size=(2, *shape)).astype(np.float32)
+
+    def apply(params: Any, x: jax.Array) -> jax.Array:
+        return block.apply({"params": params}, x, None, None, jnp.asarray(0))[0]
+
+    forward = jax.jit(apply)
+    gradient = jax.jit(lambda params, x, g: jax.vjp(lambda x: apply(params, x), x)[1](g)[0])
+    read, given = torch.tensor(x, requires_grad=True), torch.tensor(g)
+
+    def peer() -> torch.Tensor:
+        out = layer(read)
+        return out[0] if isinstance(out, tuple) else out
+
+    @torch.inference_mode()
+    def peer_forward() -> torch.Tensor:
+        return peer()
+
+    def peer_gradient() -> torch.Tensor:
+        return torch.autograd.grad(peer(), read, given)[0]
+
+    agree("a layer", forward(params, x), peer())
+    agree("a layer's gradient", gradient(params, x, g), peer_gradient())
+    return {
+        "one layer, forward": alternate(lambda: forward(params, x), peer_forward, repeats),
+        "one layer, gradient": alternate(lambda: gradient(params, x, g), peer_gradient, repeats),
+    }
 
 
 def inference(world: LanguageModel, repeats: int) -> dict[str, dict[str, Any]]:
@@ -356,6 +391,7 @@ def main(
             "stage-1 step": stage1_step(hidden, max(1, layers // 2), heads, samples, text_tokens, repeats),
             "stage-2 step": stage2_step(world, repeats),
             **inference(world, repeats),
+            **one_layer(world, repeats),
         },
         "threads": torch.get_num_threads(),
         "load_average": {"before": round(load_before, 2), "after": round(os.getloadavg()[0], 2)},
