@@ -1,7 +1,10 @@
-"""Writes the tables of README.md and docs/parity.md from the JSON in ``benchmarks/results``; ``--check`` only compares.
+"""Writes the tables of README.md, docs/results.md and docs/parity.md from the JSON in ``benchmarks/results``.
+
+``--check`` only compares.
 
 The files of the demo are ``results.json`` of ``make demo ARGS="--data-seed S"``. Every file that
-``benchmarks/keep_results.py`` has written, a table of any data set, is found and shown with its commands.
+``benchmarks/keep_results.py`` has written, a table of any data set, is found and shown with its commands; those whose
+names begin with ``embedded_`` in docs/results.md, a line of each in README.md.
 
     python benchmarks/readme_results.py
 """
@@ -30,6 +33,7 @@ DATA = {
     "Scientific": "Amazon Scientific (sequence JSON, 8,317 users, 4,344 items)",
     "ml-latest-small": "MovieLens latest-small (610 users, 3,650 items)",
 }
+EMBEDDED = "embedded_"
 """What data sets are called, by their name."""
 
 
@@ -41,11 +45,50 @@ def load(name: str) -> dict[str, Any]:
 def section() -> str:
     """The section in Markdown, without its markers."""
     demos = {seed: load(f"demo_seed{seed}") for seed in SEEDS}
-    parts = [INTRODUCTION, "### The embedded data", embedded(demos[0]), figures(demos)]
-    for data, tables in kept_tables().items():
+    parts = [INTRODUCTION, "### The embedded data", embedded(demos[0]), figures(demos), at_a_glance()]
+    by_data: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for name, results in kept_tables():
+        if not name.startswith(EMBEDDED):
+            by_data.setdefault(results["data"]["name"], []).append((name, results))
+    for data, tables in by_data.items():
         parts += [f"### {DATA.get(data, data.replace('_', ' '))}"]
         parts += [kept_table(name, results, folded=place > 0) for place, (name, results) in enumerate(tables)]
     return "\n\n".join(parts) + "\n"
+
+
+def at_a_glance() -> str:
+    """A line for each table of the embedded data."""
+    lines = ["| | A-LLMRec | SASRec | best |", "|---|---|---|---|"]
+    for _, results in embedded_tables():
+        hits = {
+            name: row["all"]["hit@1" if "hit@1" in row["all"] else "genre_hit"]
+            for name, row in results["systems"].items()
+        }
+        best = max(hits, key=lambda name: hits[name][0])
+        own = "A-LLMRec" if "A-LLMRec" in hits else "A-LLMRec (SASRec)"
+        cells = [f"{hits[name][0]:.3f}" if name in hits else "" for name in (own, "SASRec")]
+        cells.append(f"{best}, {hits[best][0]:.3f}")
+        lines.append(f"| {heading(results)} | " + " | ".join(cells) + " |")
+    return (
+        "Every table of the paper on this data, one seed, 500 users for systems with a language model "
+        "(`allmrec experiment all`): Hit@1,\nof genres the share of users with one among their true three. In full: "
+        "[docs/results.md](docs/results.md), and as a site with every user:\n"
+        "[docs/embedded_report](docs/embedded_report/index.html).\n\n" + "\n".join(lines)
+    )
+
+
+def embedded_tables() -> list[tuple[str, dict[str, Any]]]:
+    """The tables of the embedded data."""
+    return [(name, results) for name, results in kept_tables() if name.startswith(EMBEDDED)]
+
+
+def all_embedded() -> str:
+    """The tables of the embedded data in full, and the commands that made them all."""
+    tables = embedded_tables()
+    commands = "\n".join(f"    {line}" for line in tables[0][1]["commands"])
+    parts = [kept_table(name, {**results, "commands": ()}, folded=False, level="## ") for name, results in tables]
+    text = "\n\n".join([commands, *parts])
+    return text.replace("(benchmarks/results/", "(../benchmarks/results/") + "\n"
 
 
 def embedded(results: Mapping[str, Any]) -> str:
@@ -106,26 +149,26 @@ def figures(demos: Mapping[int, Mapping[str, Any]]) -> str:
     )
 
 
-def kept_tables() -> dict[str, list[tuple[str, dict[str, Any]]]]:
-    """Names and results of the files that hold a table and its commands, by data set, in the paper's order."""
+def kept_tables() -> list[tuple[str, dict[str, Any]]]:
+    """Names and results of the files that hold a table and its commands, in the paper's order."""
     found = [(path.stem, load(path.stem)) for path in sorted(RESULTS.glob("*.json"))]
     tables = [(name, results) for name, results in found if "commands" in results and "systems" in results]
-    tables.sort(key=lambda each: [int(part) if part.isdigit() else 0 for part in re.split(r"(\d+)", heading(each[1]))])
-    by_data: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for name, results in tables:
-        by_data.setdefault(results["data"]["name"], []).append((name, results))
-    return by_data
+    figures = [heading(results).startswith("Figure") for _, results in tables]
+    numbers = [[int(number) for number in re.findall(r"\d+", heading(results))] for _, results in tables]
+    order = sorted(range(len(tables)), key=lambda place: (figures[place], numbers[place]))
+    tables = [tables[place] for place in order]
+    return tables
 
 
-def kept_table(name: str, results: Mapping[str, Any], *, folded: bool) -> str:
+def kept_table(name: str, results: Mapping[str, Any], *, folded: bool, level: str = "") -> str:
     """The main table of some results, the budgets left to the JSON, and the commands that made it."""
     main = all_tables(results)[0]
     commands = "\n".join(f"    {line}" for line in results["commands"])
     parts = [commands, table_markdown(main, {}), *claim(results), *main.notes]
-    body = "\n\n".join([*parts, f"[JSON](benchmarks/results/{name}.json)"])
+    body = "\n\n".join([*filter(None, parts), f"[JSON](benchmarks/results/{name}.json)"])
     if folded:
         return f"<details><summary>{main.title}</summary>\n\n{body}\n\n</details>"
-    return f"{main.title}\n\n{body}"
+    return f"{level}{main.title}\n\n{body}"
 
 
 def claim(results: Mapping[str, Any]) -> list[str]:
@@ -261,6 +304,7 @@ def same_protocol() -> str:
 
 PAGES = {
     "README.md": {"results": section, "parity": parity_summary, "same-protocol": same_protocol},
+    "docs/results.md": {"tables": all_embedded},
     "docs/parity.md": {"parity": parity_table, "selftest": selftest, "same-protocol": same_protocol},
 }
 """What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on each page."""
