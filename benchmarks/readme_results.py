@@ -72,7 +72,7 @@ def at_a_glance() -> str:
     return (
         "Every table of the paper on this data, one seed, 500 users for systems with a language model "
         "(`allmrec experiment all`): Hit@1,\nof genres the share of users with one among their true three. In full: "
-        "[docs/results.md](docs/results.md), and as a site with every user:\n"
+        "[docs/results.md](docs/results.md), and as a site with its runs:\n"
         "[docs/embedded_report](docs/embedded_report/index.html).\n\n" + "\n".join(lines)
     )
 
