@@ -736,7 +736,7 @@ def _signed(value: float) -> str:
 
 
 def _share(interval: Sequence[float]) -> str:
-    value, low, high = (100 * part for part in interval)
+    value, low, high = (100 * round(part, 3) for part in interval)  # the tables' three digits
     return f"{value:.1f}% ({low:.1f} to {high:.1f})"
 
 

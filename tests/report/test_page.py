@@ -239,6 +239,17 @@ def test_page_without_data_runs_or_generation(tmp_path: Path, made: Path):
     assert "The data set was not named" in text
 
 
+def test_a_share_in_words_is_the_number_of_the_table(tmp_path: Path, made: Path):
+    """0.3825 is less than 38.25 hundredths in binary and more than 382.5 thousandths: rounded once, not twice."""
+    results = json.loads((made / "results" / "results.json").read_text())
+    for values in results["systems"].values():
+        values["all"]["hit@1"] = [0.3825, 0.3405, 0.4215]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    write_report(tmp_path / "report.html", Found([tmp_path]))
+    text = Page((tmp_path / "report.html").read_text()).text
+    assert "0.383" in text and "38.3%" in text and "38.2%" not in text
+
+
 def few_shot(made: Path, root: Path, users: int, shift: float) -> Path:
     """The fixture's results as if everything had been trained on so many users."""
     results = json.loads((made / "results" / "results.json").read_text())
