@@ -1,15 +1,16 @@
-"""Writes the tables of README.md, docs/results.md and docs/parity.md from the JSON in ``benchmarks/results``.
+"""Writes the tables of README.md, docs/results/ and docs/parity.md from the JSON in ``benchmarks/results``.
 
 ``--check`` only compares.
 
 The files of the demo are ``results.json`` of ``make demo ARGS="--data-seed S"``. Every file that
-``benchmarks/keep_results.py`` has written, a table of any data set, is found and shown with its commands; those whose
-names begin with ``embedded_`` in docs/results.md, a line of each in README.md.
+``benchmarks/keep_results.py`` has written, a table of any data set, is found and shown with its commands on the page of
+its data set, which its name begins with (``movielens_table4``); README.md has a line of each.
 
     python benchmarks/readme_results.py
 """
 
 import argparse
+import functools
 import json
 import re
 import sys
@@ -30,11 +31,11 @@ settings that the paper does not have, both off in `paper` and `official`: see
 [docs/embedded_models.md](docs/embedded_models.md). This section is written by `python benchmarks/readme_results.py`."""
 
 DATA = {
-    "Scientific": "Amazon Scientific (sequence JSON, 8,317 users, 4,344 items)",
-    "ml-latest-small": "MovieLens latest-small (610 users, 3,650 items)",
+    "embedded": "The embedded data",
+    "movielens": "MovieLens latest-small (610 users, 3,650 items)",
+    "scientific": "Amazon Scientific (sequence JSON, 8,317 users, 4,344 items)",
 }
-EMBEDDED = "embedded_"
-"""What data sets are called, by their name."""
+"""The data sets: what their pages and files are called, and what they are."""
 
 
 def load(name: str) -> dict[str, Any]:
@@ -45,21 +46,20 @@ def load(name: str) -> dict[str, Any]:
 def section() -> str:
     """The section in Markdown, without its markers."""
     demos = {seed: load(f"demo_seed{seed}") for seed in SEEDS}
-    parts = [INTRODUCTION, "### The embedded data", embedded(demos[0]), figures(demos), at_a_glance()]
-    by_data: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for name, results in kept_tables():
-        if not name.startswith(EMBEDDED):
-            by_data.setdefault(results["data"]["name"], []).append((name, results))
-    for data, tables in by_data.items():
-        parts += [f"### {DATA.get(data, data.replace('_', ' '))}"]
-        parts += [kept_table(name, results, folded=place > 0) for place, (name, results) in enumerate(tables)]
+    parts = [INTRODUCTION, f"### {DATA['embedded']}", embedded(demos[0]), figures(demos), at_a_glance("embedded")]
+    for data in list(DATA)[1:]:
+        parts += [f"### {DATA[data]}"]
+        parts += [
+            kept_table(name, results) for name, results in tables_of(data) if heading(results) == "All test users"
+        ]
+        parts += [at_a_glance(data)]
     return "\n\n".join(parts) + "\n"
 
 
-def at_a_glance() -> str:
-    """A line for each table of the embedded data."""
-    lines = ["| | A-LLMRec | SASRec | best |", "|---|---|---|---|"]
-    for _, results in embedded_tables():
+def at_a_glance(data: str) -> str:
+    """A line for each table of a data set."""
+    lines = ["| | A-LLMRec | SASRec | A-LLMRec − SASRec | best |", "|---|---|---|---|---|"]
+    for _, results in tables_of(data):
         hits = {
             name: row["all"]["hit@1" if "hit@1" in row["all"] else "genre_hit"]
             for name, row in results["systems"].items()
@@ -67,28 +67,29 @@ def at_a_glance() -> str:
         best = max(hits, key=lambda name: hits[name][0])
         own = "A-LLMRec" if "A-LLMRec" in hits else "A-LLMRec (SASRec)"
         cells = [f"{hits[name][0]:.3f}" if name in hits else "" for name in (own, "SASRec")]
-        cells.append(f"{best}, {hits[best][0]:.3f}")
+        pair = results.get("paired", {}).get(f"{own} - SASRec", {})
+        cells += [interval(pair["all"]) if "all" in pair else "", f"{best}, {hits[best][0]:.3f}"]
         lines.append(f"| {heading(results)} | " + " | ".join(cells) + " |")
+    site = ", and as a site with its runs:\n[docs/embedded_report](docs/embedded_report/index.html)"
     return (
-        "Every table of the paper on this data, one seed, 500 users for systems with a language model "
-        "(`allmrec experiment all`): Hit@1,\nof genres the share of users with one among their true three. In full: "
-        "[docs/results.md](docs/results.md), and as a site with its runs:\n"
-        "[docs/embedded_report](docs/embedded_report/index.html).\n\n" + "\n".join(lines)
+        "The paper's tables on this data: Hit@1, of genres the share of users with one among their true three. The\n"
+        "paper has A-LLMRec above SASRec in all that have both. Commands and every row:\n"
+        f"[docs/results/{data}.md](docs/results/{data}.md){site if data == 'embedded' else ''}.\n\n" + "\n".join(lines)
     )
 
 
-def embedded_tables() -> list[tuple[str, dict[str, Any]]]:
-    """The tables of the embedded data."""
-    return [(name, results) for name, results in kept_tables() if name.startswith(EMBEDDED)]
+def tables_of(data: str) -> list[tuple[str, dict[str, Any]]]:
+    """The tables of a data set."""
+    return [(name, results) for name, results in kept_tables() if name.startswith(f"{data}_")]
 
 
-def all_embedded() -> str:
-    """The tables of the embedded data in full, and the commands that made them all."""
-    tables = embedded_tables()
-    commands = "\n".join(f"    {line}" for line in tables[0][1]["commands"])
-    parts = [kept_table(name, {**results, "commands": ()}, folded=False, level="## ") for name, results in tables]
-    text = "\n\n".join([commands, *parts])
-    return text.replace("(benchmarks/results/", "(../benchmarks/results/") + "\n"
+def page(data: str) -> str:
+    """The tables of a data set in full, for a page two folders down; commands that several share in a row once."""
+    parts, said = [], None
+    for name, results in tables_of(data):
+        commands, said = results["commands"] if results["commands"] != said else (), results["commands"]
+        parts.append("## " + kept_table(name, {**results, "commands": commands}))
+    return "\n\n".join(parts).replace("(benchmarks/results/", "(../../benchmarks/results/") + "\n"
 
 
 def embedded(results: Mapping[str, Any]) -> str:
@@ -156,19 +157,15 @@ def kept_tables() -> list[tuple[str, dict[str, Any]]]:
     figures = [heading(results).startswith("Figure") for _, results in tables]
     numbers = [[int(number) for number in re.findall(r"\d+", heading(results))] for _, results in tables]
     order = sorted(range(len(tables)), key=lambda place: (figures[place], numbers[place]))
-    tables = [tables[place] for place in order]
-    return tables
+    return [tables[place] for place in order]
 
 
-def kept_table(name: str, results: Mapping[str, Any], *, folded: bool, level: str = "") -> str:
+def kept_table(name: str, results: Mapping[str, Any]) -> str:
     """The main table of some results, the budgets left to the JSON, and the commands that made it."""
     main = all_tables(results)[0]
     commands = "\n".join(f"    {line}" for line in results["commands"])
-    parts = [commands, table_markdown(main, {}), *claim(results), *main.notes]
-    body = "\n\n".join([*filter(None, parts), f"[JSON](benchmarks/results/{name}.json)"])
-    if folded:
-        return f"<details><summary>{main.title}</summary>\n\n{body}\n\n</details>"
-    return f"{level}{main.title}\n\n{body}"
+    parts = [main.title, commands, table_markdown(main, {}), *claim(results), *main.notes]
+    return "\n\n".join([*filter(None, parts), f"[JSON](benchmarks/results/{name}.json)"])
 
 
 def claim(results: Mapping[str, Any]) -> list[str]:
@@ -304,7 +301,7 @@ def same_protocol() -> str:
 
 PAGES = {
     "README.md": {"results": section, "parity": parity_summary, "same-protocol": same_protocol},
-    "docs/results.md": {"tables": all_embedded},
+    **{f"docs/results/{data}.md": {"tables": functools.partial(page, data)} for data in DATA},
     "docs/parity.md": {"parity": parity_table, "selftest": selftest, "same-protocol": same_protocol},
 }
 """What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on each page."""
@@ -316,16 +313,16 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a page is out of date")
     check = parser.parse_args().check
     stale = []
-    for page, parts in PAGES.items():
-        text = new = (ROOT / page).read_text(encoding="utf-8")
+    for place, parts in PAGES.items():
+        text = new = (ROOT / place).read_text(encoding="utf-8")
         for name, body in parts.items():
             start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
             before, rest = new.split(start)
             new = before + start + body() + end + rest.split(end)[1]
         if new != text:
-            stale.append(page)
+            stale.append(place)
             if not check:
-                (ROOT / page).write_text(new, encoding="utf-8")
+                (ROOT / place).write_text(new, encoding="utf-8")
     if check:
         print(f"{', '.join(stale)} out of date: python benchmarks/readme_results.py" if stale else "up to date")
     return int(check and bool(stale))
