@@ -9,6 +9,8 @@ import click
 
 from allmrec_jax.errors import UserError
 
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+
 
 class LazyGroup(click.Group):
     """A group whose commands are named by import path and described here, so that ``--help`` imports none.
@@ -135,6 +137,8 @@ click.version_option(package_name="allmrec-jax", message="%(prog)s %(version)s")
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; a :class:`UserError`, bad usage or an unusable file is one line and exit code 2."""
+    if args is None:
+        in_huge_pages()
     try:
         allmrec.main(args=args, prog_name="allmrec", standalone_mode=False)
     except UserError as error:
@@ -156,6 +160,18 @@ def main(args: list[str] | None = None) -> None:
         if error.filename is None:
             raise
         _fail(f"{error.filename}: {error.strerror}")
+
+
+def in_huge_pages() -> None:
+    """Starts the process again, once, with glibc told to take large blocks in huge pages, which it reads at its start.
+
+    XLA allocates a CPU step's temporaries anew each time, and the kernel fills in pages of 4 KiB one by one: a sixth of
+    a stage-2 step's time (``benchmarks/huge_pages.py``).
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    if sys.platform == "linux" and sys.executable and HUGE_PAGES.partition("=")[0] not in tunables:
+        os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, HUGE_PAGES)))
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _fail(message: str) -> None:

@@ -5,14 +5,14 @@ places arrays by. FLOPs and exchanged bytes are formulas of the program that is 
 are a model of what XLA keeps, fitted to compiled programs (docs/sharding.md), and are labelled as estimates.
 
 Symbols: L layers, D hidden size, F feed-forward units, H heads, E word width, V vocabulary, B rows of a device's batch,
-S prompt tokens, A answer tokens, t devices along ``tensor``.
+S prompt tokens, A answer tokens, C columns of the candidates' answers, N new tokens, t devices along ``tensor``.
 """
 
 import dataclasses
 import math
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -173,15 +173,14 @@ def memory(work: Work) -> dict[str, int]:
     """Bytes on each device by kind: weights, optimizer and KV cache exact, activations and temporaries estimates."""
     cfg = work.llm
     trained = projector_count(cfg.word_embed_proj_dim)
-    columns = work.length + max(work.columns, work.new_tokens)
+    cache, temporaries = (0, _temporaries(work)) if work.train else _answering(work)
     return {
         "weights": weight_bytes(cfg, work.mesh, work.itemsize, int8=work.int8),
         # Parameters and Adam's two moments, float32.
         "optimizer": 12 * trained if work.train else 4 * trained,
-        # The prompts' columns, and the wider copy that is written on in ranking or generating.
-        "kv_cache": 0 if work.train else kv_bytes(work, work.length) + kv_bytes(work, columns),
+        "kv_cache": cache,
         "activations": _activations(work) if work.train else 0,
-        "temporaries": _temporaries(work),
+        "temporaries": temporaries,
     }
 
 
@@ -218,21 +217,53 @@ def _causal_share(work: Work) -> float:
 
 
 def _temporaries(work: Work) -> int:
-    """What one layer, the head and the optimizer need while they run."""
+    """What one layer, the head and the optimizer need while a training step runs."""
     cfg = work.llm
     tokens = work.rows * work.length
     vocabulary = cfg.vocab_size / work.mesh.tensor
-    if work.train:
-        widths, scores = (26, 1.7) if work.remat else (16, 2.5)
-        layer = tokens * (widths * cfg.hidden_size + scores * _scores(work))
-        gradients = 12 * projector_count(cfg.word_embed_proj_dim)
-        head = 3 * 4 * work.rows * work.answer * vocabulary
-        return int(max(layer * work.itemsize, head)) + gradients + _put_together(work)
-    width = work.length + work.columns
-    reading = tokens * (14 * cfg.hidden_size + 2 * _scores(work))
-    ranking = 2 * work.rows * cfg.num_attention_heads / work.mesh.tensor * work.columns * width
-    head = 4 * vocabulary * max(work.columns, 3 * work.rows)
-    return int(max(reading, ranking) * work.itemsize + head) + _put_together(work)
+    widths, scores = (26, 1.7) if work.remat else (16, 2.5)
+    layer = tokens * (widths * cfg.hidden_size + scores * _scores(work))
+    gradients = 12 * projector_count(cfg.word_embed_proj_dim)
+    head = 3 * 4 * work.rows * work.answer * vocabulary
+    return int(max(layer * work.itemsize, head)) + gradients + _put_together(work)
+
+
+def _answering(work: Work) -> tuple[int, int]:
+    """KV caches, exact, and temporaries, while an answer takes most of both.
+
+    The prompts' columns are copied twice, with room for the candidates and for the new tokens; XLA makes both copies
+    before it ranks. In generation the scan over layers writes a second copy, which is the next token's first.
+    """
+    cfg, split = work.llm, work.mesh.tensor
+    prompts, ranked, generated = (kv_bytes(work, work.length + more) for more in (0, work.columns, work.new_tokens))
+    kernels = _kernels(cfg) // (split * work.mesh.fsdp) * work.kernel_itemsize  # the scan's copy of a layer's
+    logits = 4 * cfg.vocab_size / split
+    scored = logits * work.columns  # row by row
+    # The loop over a single row is none, and XLA computes its logits before it generates.
+    waiting = 3 * logits * work.rows + (scored if work.rows == 1 else 0)
+    reading = _layer(work, work.length, work.length * _causal_share(work))
+    ranking = _layer(work, work.columns, work.length + work.columns)
+    # Keys of a layer, on which columns are written; its values are as many.
+    to_rank, to_generate = (cache / cfg.num_hidden_layers / 2 for cache in (ranked, generated))
+    phases = [
+        (prompts, kernels + reading),
+        (ranked + generated + prompts // 2, 0),  # keys are copied, then values
+        (ranked + generated, kernels + to_rank + ranking),
+        (generated, scored),
+        (2 * generated, kernels + 3 * to_generate + waiting),
+    ]
+    cache, temporaries = max(phases, key=sum)
+    return cache, int(temporaries) + _put_together(work)
+
+
+def _layer(work: Work, tokens: int, keys: float) -> float:
+    """Bytes of a layer while it reads so many tokens of each row, each of which meets so many keys: in attention the
+    stream, queries, output and float32 scores, in the feed-forward part the stream, its norm and the units twice."""
+    cfg, split = work.llm, work.mesh.tensor
+    scores = 0 if work.fused else 1.25 * 4 * cfg.num_attention_heads / split * keys
+    attention = (1 + 2 / split) * cfg.hidden_size * work.itemsize + scores
+    feed_forward = 2 * (cfg.hidden_size + cfg.ffn_dim / split) * work.itemsize
+    return work.rows * tokens * max(attention, feed_forward)
 
 
 def _put_together(work: Work) -> int:
@@ -322,11 +353,15 @@ def exchanges(work: Work) -> list[Exchange]:
 # Does it fit, and how fast can it be at best.
 
 
+Task = TypeVar("Task")
+
+
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(Generic[Task]):
     """What a step takes.
 
     Attributes:
+        work: what is to be run.
         bytes: on each device by kind.
         flops: of all devices.
         exchanges: the collectives.
@@ -334,7 +369,7 @@ class Plan:
         seconds: no step can take less, by what bounds it: ``compute``, ``memory``, ``exchange``.
     """
 
-    work: Work
+    work: Task
     device: Device
     bytes: dict[str, int]
     flops: int
@@ -357,7 +392,7 @@ class Plan:
         return max(self.seconds.values())
 
 
-def make_plan(work: Work, device: Device) -> Plan:
+def make_plan(work: Work, device: Device) -> Plan[Work]:
     """What ``work`` takes on such devices.
 
     Raises:
@@ -371,16 +406,31 @@ def make_plan(work: Work, device: Device) -> Plan:
             f"{needed} tokens are more than the model's {most} positions; lower --length by {needed - most}"
         )
     work = dataclasses.replace(work, fused=device.fused and work.dtype == "bfloat16")
-    total, moved = flops(work), exchanges(work)
+    return bounded(
+        work, device, work.mesh, memory(work), flops(work), exchanges(work), memory_traffic=memory_traffic(work)
+    )
+
+
+def bounded(
+    work: Task,
+    device: Device,
+    mesh: MeshShape,
+    held: dict[str, int],
+    total: int,
+    moved: list[Exchange],
+    *,
+    memory_traffic: int,
+) -> Plan[Task]:
+    """The plan of bytes held, FLOPs in all, collectives, and bytes that a device's memory moves."""
     seconds = {
-        "compute": total / work.mesh.size / (device.tflops * 1e12),
-        "memory": memory_traffic(work) / (device.bandwidth * 1e9),
+        "compute": total / mesh.size / (device.tflops * 1e12),
+        "memory": memory_traffic / (device.bandwidth * 1e9),
         "exchange": sum(exchange.bytes for exchange in moved) / (device.link * 1e9),
     }
-    return Plan(work, device, memory(work), total, moved, seconds)
+    return Plan(work, device, held, total, moved, seconds)
 
 
-def nearest_fit(plan: Plan) -> Plan | None:
+def nearest_fit(plan: Plan[Work]) -> Plan[Work] | None:
     """The nearest thing that fits with the same numbers: remat, then more devices along tensor and fsdp, then a smaller
     batch; each without remat first."""
     work = plan.work
@@ -396,14 +446,14 @@ def nearest_fit(plan: Plan) -> Plan | None:
     return _first_fit(plan.device, tried)
 
 
-def int8_fit(plan: Plan) -> Plan | None:
+def int8_fit(plan: Plan[Work]) -> Plan[Work] | None:
     """What fits the same devices and batch with kernels in int8, which changes numbers."""
     if plan.work.int8:
         return None
     return _first_fit(plan.device, [dataclasses.replace(plan.work, int8=True)])
 
 
-def _first_fit(device: Device, works: Sequence[Work]) -> Plan | None:
+def _first_fit(device: Device, works: Sequence[Work]) -> Plan[Work] | None:
     both = [other for work in works for other in (work, dataclasses.replace(work, remat=work.train))]
     return next((plan for plan in (make_plan(work, device) for work in both) if plan.fits), None)
 
@@ -471,12 +521,15 @@ def read_config(name_or_path: str) -> OPTConfig:
     return load_config(name_or_path)
 
 
-def as_json(plan: Plan) -> dict[str, Any]:
+def as_json(plan: Plan[Work]) -> dict[str, Any]:
     """Everything of a plan, bytes and seconds."""
-    work = dataclasses.asdict(plan.work)
-    work["mesh"] = str(plan.work.mesh)
+    return described(plan) | {"nearest": nearest_choices(plan)}
+
+
+def described(plan: Plan[Any]) -> dict[str, Any]:
+    """Everything of a plan but what would fit in its place."""
     return {
-        "work": work,
+        "work": {**dataclasses.asdict(plan.work), "mesh": str(plan.work.mesh)},
         "device": plan.device._asdict(),
         "bytes_per_device": {**plan.bytes, "total": plan.total},
         "estimates": ["activations", "temporaries"],
@@ -484,11 +537,10 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "exchanges": [exchange._asdict() for exchange in plan.exchanges],
         "seconds_at_least": {**plan.seconds, "step": plan.floor},
         "fits": plan.fits,
-        "nearest": nearest_choices(plan),
     }
 
 
-def nearest_choices(plan: Plan) -> list[str]:
+def nearest_choices(plan: Plan[Work]) -> list[str]:
     """The options that make a plan fit that does not: with the same numbers, and on the same devices in int8."""
     found = [] if plan.fits else [nearest_fit(plan), int8_fit(plan)]
     return [difference(plan.work, other.work) for other in found if other is not None]

@@ -1,12 +1,13 @@
 """One CPU, both sides in one run: a stage-1 step, a stage-2 step, generation and ranking against PyTorch.
 
-One decoder layer alone, forward and with its gradient, says how much of a difference lies within the layers.
+One decoder layer alone, forward and with its gradient, says how much of a difference lies within the layers; a layer's
+dense products alone, how much of that is the matrix libraries'.
 
-Both sides compute in float32 with the same weights, on the same inputs, with as many threads as there are cores; their
-results are compared before anything is timed, and calls of the two sides alternate. The peer is PyTorch with
-transformers as one would write it to be fast: SDPA attention, logits at the answers only, no gradients of frozen
-weights, a key-value cache, and for ranking one shared prefix whose cache serves all 20 candidates. Our first call, with
-compilation, is reported apart.
+Both sides compute in float32 with the same weights, on the same inputs, with as many threads as there are cores and with
+large blocks in huge pages, as the command line asks for; their results are compared before anything is timed, and calls
+of the two sides alternate. The peer is PyTorch with transformers as one would write it to be fast: SDPA attention, logits
+at the answers only, no gradients of frozen weights, a key-value cache, and for ranking one shared prefix whose cache
+serves all 20 candidates. Our first call, with compilation, is reported apart.
 
     python benchmarks/cpu_peers.py                                         # opt-125m and DistilBERT's shape
     python benchmarks/cpu_peers.py --hidden 48 --layers 2 --out tiny.json  # a trial
@@ -31,6 +32,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import DistilBertConfig, DistilBertModel, OPTConfig, OPTForCausalLM
 
+from allmrec_jax.cli import in_huge_pages
 from allmrec_jax.convert.opt import load_opt
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import SoftTokens, respond
@@ -213,6 +215,35 @@ def one_layer(world: LanguageModel, repeats: int) -> dict[str, dict[str, Any]]:
     }
 
 
+def dense_products(tokens: int, hidden: int, repeats: int, *, trained: bool) -> dict[str, Any]:
+    """A layer's six products with kernels and those of its gradients, the kernels' own only where it is trained."""
+    rng = np.random.default_rng(2)
+    shapes = [(hidden, hidden)] * 4 + [(hidden, 4 * hidden), (4 * hidden, hidden)]
+    arrays = [
+        [rng.normal(size=size).astype(np.float32) for size in ((tokens, m), (m, n), (tokens, n))] for m, n in shapes
+    ]
+
+    @jax.jit
+    def products(arrays: Any) -> Any:
+        found = [(x @ kernel, g @ kernel.T) for x, kernel, g in arrays]
+        return found, [x.T @ g for x, _, g in arrays] if trained else None
+
+    # Each side has the kernel as it stores it: [in, out] here, [out, in] there.
+    given = [(torch.tensor(x), torch.tensor(kernel.T.copy()), torch.tensor(g)) for x, kernel, g in arrays]
+
+    @torch.inference_mode()
+    def peer() -> Any:
+        found = [(functional.linear(x, weight), g @ weight) for x, weight, g in given]
+        return found, [g.T @ x for x, _, g in given] if trained else None
+
+    ours = jax.device_put(arrays)
+    for one, other in zip(jax.tree.leaves(products(ours)[0]), jax.tree.leaves(peer()[0]), strict=True):
+        agree("dense products", one, other)
+    work = 2 * tokens * sum(m * n for m, n in shapes) * (3 if trained else 2)
+    found = alternate(lambda: products(ours), peer, repeats)
+    return {**found, "gflops": {side: round(work / found[side] / 1e9, 1) for side in ("ours", "torch")}}
+
+
 def inference(world: LanguageModel, repeats: int) -> dict[str, dict[str, Any]]:
     """Ranking of 20 candidates and generation of up to 32 tokens."""
     prompts, soft = world.prompts(), SoftTokens(world.projectors, jnp.asarray(world.latents))
@@ -392,6 +423,12 @@ def main(
             "stage-2 step": stage2_step(world, repeats),
             **inference(world, repeats),
             **one_layer(world, repeats),
+            "one layer's dense products, gradient": dense_products(
+                world.prompts().ids.size, hidden, repeats, trained=False
+            ),
+            "one encoder layer's dense products, gradient": dense_products(
+                2 * samples * text_tokens, hidden, repeats, trained=True
+            ),
         },
         "threads": torch.get_num_threads(),
         "load_average": {"before": round(load_before, 2), "after": round(os.getloadavg()[0], 2)},
@@ -404,4 +441,5 @@ def main(
 
 
 if __name__ == "__main__":
+    in_huge_pages()
     main()

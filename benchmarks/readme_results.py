@@ -14,7 +14,7 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -299,7 +299,7 @@ def same_protocol() -> str:
     return "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
 
 
-PAGES = {
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": section, "parity": parity_summary, "same-protocol": same_protocol},
     **{f"docs/results/{data}.md": {"tables": functools.partial(page, data)} for data in DATA},
     "docs/parity.md": {"parity": parity_table, "selftest": selftest, "same-protocol": same_protocol},

@@ -1,4 +1,5 @@
 import importlib
+import os
 import subprocess
 import sys
 
@@ -36,6 +37,27 @@ def test_help_imports_nothing_heavy():
     assert done.returncode == 0, done.stderr
     assert "allmrec experiment demo" in done.stdout
     assert "train what is missing, then evaluate and report" in done.stdout, "descriptions are not cut short"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux")
+@pytest.mark.parametrize("tunables", ["", "glibc.malloc.perturb=7", "glibc.malloc.hugetlb=0"])
+def test_a_command_runs_in_huge_pages_unless_told_otherwise(tunables):
+    """The same process, for a scheduler or a lock may know it by its number, started at most once more."""
+    script = "import os, sys; print(os.getpid(), os.environ['GLIBC_TUNABLES'], flush=True);"
+    script += "from allmrec_jax import cli; cli.main()"
+    process = subprocess.run(
+        [sys.executable, "-c", script, "--version"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "GLIBC_TUNABLES": tunables},
+    )
+    *starts, version = process.stdout.splitlines()
+    assert version.startswith("allmrec "), process.stderr
+    numbers, told = zip(*(start.split(" ") for start in starts), strict=True)
+    if tunables == "glibc.malloc.hugetlb=0":
+        assert told == (tunables,)
+    else:
+        assert numbers[0] == numbers[1] and told == (tunables, ":".join(filter(None, (tunables, cli.HUGE_PAGES))))
 
 
 @pytest.mark.parametrize(("path", "module"), PROGRAMS)
