@@ -5,8 +5,8 @@ dense products alone, how much of that is the matrix libraries'.
 
 Both sides compute in float32 with the same weights, on the same inputs, with as many threads as there are cores and
 with large blocks in huge pages, as the command line asks for; their results are compared before anything is timed, and
-calls of the two sides alternate. The peer is PyTorch with transformers as one would write it to be fast: SDPA attention,
-logits at the answers only, no gradients of frozen weights, a key-value cache, and for ranking one shared prefix whose
+calls of the two sides alternate. The peer is PyTorch with transformers as one would write it to be fast: SDPA, logits
+at the answers only, no gradients of frozen weights, a key-value cache, and for ranking one shared prefix whose
 cache serves all 20 candidates. Our first call, with compilation, is reported apart.
 
     python benchmarks/cpu_peers.py                                         # opt-125m and DistilBERT's shape
