@@ -165,8 +165,8 @@ def main(args: list[str] | None = None) -> None:
 def in_huge_pages() -> None:
     """Starts the process again, once, with glibc told to take large blocks in huge pages, which it reads at its start.
 
-    XLA allocates a CPU step's temporaries anew each time, and the kernel fills in pages of 4 KiB one by one: a sixth of
-    a stage-2 step's time (``benchmarks/huge_pages.py``).
+    XLA allocates a CPU step's temporaries anew each time, and the kernel fills in pages of 4 KiB one by one: an eighth
+    of a stage-2 gradient's time (``benchmarks/huge_pages.py``).
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and sys.executable and HUGE_PAGES.partition("=")[0] not in tunables:
