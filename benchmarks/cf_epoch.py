@@ -4,14 +4,17 @@ Generates 64,000 users with 600,000 interactions over 34,000 items. Both sides t
 batches of 128 users, Adam, at equal length and padding (50 columns; ``buckets 1``), torch with as many threads as cores
 and its data in tensors beforehand. The product's own setting, three length buckets, is timed beside it. Seconds to
 compile are reported apart. PyTorch's negatives are uniform without a look at what a user has met, which costs less than
-ours. Writes JSON.
+ours. With a clone of the official repository its own SASRec is timed too, fed by its own sampler in a process beside.
+Writes JSON.
 
-    python benchmarks/cf_epoch.py
+    python benchmarks/cf_epoch.py --official ../A-LLMRec
     python benchmarks/cf_epoch.py --users 2000 --interactions 18000 --items 1000    # a trial
 """
 
+import argparse
 import dataclasses
 import json
+import multiprocessing
 import os
 import platform
 import tempfile
@@ -26,6 +29,7 @@ import torch
 from torch.nn import functional
 
 from allmrec_jax.data.dataset import Dataset, write_dataset
+from allmrec_jax.parity.official import import_clone
 from allmrec_jax.rng import jax_key
 from allmrec_jax.training.cf import (
     ARCHITECTURES,
@@ -40,6 +44,7 @@ from allmrec_jax.training.cf import (
 from allmrec_jax.training.run import versions
 
 DIM, LENGTH, BATCH = 50, 50, 128
+OFFICIAL = {"pre_train.sasrec.model": ("SASRec",), "pre_train.sasrec.utils": ("WarpSampler",)}
 
 
 class Sequential(torch.nn.Module):
@@ -209,14 +214,62 @@ def time_torch(dataset: Dataset, settings: CFSettings, repeats: int) -> dict[str
     return {"epoch_seconds": round(float(np.median(seconds)), 2), "loss": round(float(np.mean(losses)), 4)}
 
 
+def time_official(dataset: Dataset, settings: CFSettings, repeats: int, clone: Path) -> dict[str, float]:
+    """Seconds of an epoch of the clone's SASRec: the loop of its ``pre_train/sasrec/main.py``, without its printing."""
+    found = import_clone(clone, OFFICIAL)
+    arguments = argparse.Namespace(
+        device="cpu", hidden_units=DIM, maxlen=LENGTH, num_blocks=2, num_heads=1, dropout_rate=0.5
+    )
+    model = found["pre_train.sasrec.model"].SASRec(dataset.num_users, dataset.num_items, arguments)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.xavier_normal_(parameter.data)
+    optimizer = torch.optim.Adam(model.parameters(), settings.learning_rate, betas=(0.9, settings.beta2))
+    criterion = torch.nn.BCEWithLogitsLoss()
+    training = {user + 1: dataset.train_sequence(user).tolist() for user in range(dataset.num_users)}
+    multiprocessing.set_start_method("fork", force=True)
+    # Three processes sample ahead there; one keeps up, and more only take the model's cores.
+    sampler = found["pre_train.sasrec.utils"].WarpSampler(
+        training, dataset.num_users, dataset.num_items, batch_size=BATCH, maxlen=LENGTH, n_workers=1
+    )
+    seconds: list[float] = []
+    losses: list[float] = []
+    try:
+        for _ in range(repeats):
+            started, losses = time.perf_counter(), []
+            for _ in range(dataset.num_users // BATCH):
+                user, sequence, positive, negative = map(np.array, sampler.next_batch())
+                likes, dislikes = model(user, sequence, positive, negative)
+                optimizer.zero_grad()
+                real = np.where(positive != 0)
+                loss = criterion(likes[real], torch.ones(len(real[0])))
+                loss = loss + criterion(dislikes[real], torch.zeros(len(real[0])))
+                loss.backward()
+                optimizer.step()
+                losses.append(loss.item())
+            seconds.append(time.perf_counter() - started)
+    finally:
+        sampler.close()
+    return {"epoch_seconds": round(float(np.median(seconds)), 2), "loss": round(float(np.mean(losses)), 4)}
+
+
 @click.command()
 @click.option("--users", default=64_000, show_default=True)
 @click.option("--interactions", default=600_000, show_default=True)
 @click.option("--items", default=34_000, show_default=True)
 @click.option("--model", "models", multiple=True, type=click.Choice(list(TORCH)), help="May be repeated.  [all]")
 @click.option("--repeats", default=2, show_default=True, help="Epochs timed; the median counts.")
+@click.option("--official", type=click.Path(path_type=Path), help="A clone of the official repository, for its SASRec.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file; default: benchmarks/results/cf_epoch.json")
-def main(users: int, interactions: int, items: int, models: tuple[str, ...], repeats: int, out: Path | None) -> None:
+def main(
+    users: int,
+    interactions: int,
+    items: int,
+    models: tuple[str, ...],
+    repeats: int,
+    official: Path | None,
+    out: Path | None,
+) -> None:
     """Time an epoch of each CF model in JAX and in PyTorch."""
     torch.set_num_threads(os.cpu_count() or 1)
     rows: dict[str, Any] = {}
@@ -225,12 +278,16 @@ def main(users: int, interactions: int, items: int, models: tuple[str, ...], rep
         for name in models or TORCH:
             own = dataclasses.replace(PRESETS[name]["paper"], max_length=LENGTH)
             equal = dataclasses.replace(own, buckets=1)
-            theirs = time_torch(dataset, equal, repeats)
-            rows[name] = {"torch": theirs, "jax": time_jax(dataset, equal, repeats)}
-            rows[name]["jax, three buckets"] = time_jax(dataset, own, repeats)
-            for side in ("jax", "jax, three buckets"):
-                ratio = rows[name][side]["epoch_seconds"] / max(theirs["epoch_seconds"], 1e-9)
-                rows[name][side]["of_torch"] = round(ratio, 3)
+            peers = {"torch": time_torch(dataset, equal, repeats)}
+            if official and name == "sasrec":  # before JAX has threads, for its sampler forks
+                peers["official"] = time_official(dataset, equal, repeats, official)
+            ours = {"jax": time_jax(dataset, equal, repeats), "jax, three buckets": time_jax(dataset, own, repeats)}
+            for side in ours.values():
+                side |= {
+                    f"of_{peer}": round(side["epoch_seconds"] / max(told["epoch_seconds"], 1e-9), 3)
+                    for peer, told in peers.items()
+                }
+            rows[name] = peers | ours
             print(name, json.dumps(rows[name]), flush=True)
         result = {
             "users": users,
