@@ -73,7 +73,7 @@ def at_a_glance(data: str) -> str:
     site = ", and as a site with its runs:\n[docs/embedded_report](docs/embedded_report/index.html)"
     return (
         "The paper's tables on this data: Hit@1, of genres the share of users with one among their true three. The\n"
-        "paper has A-LLMRec above SASRec in all that have both, but for Table 1 on Video Games. Commands and every row:\n"
+        "paper has A-LLMRec above SASRec in all that have both, except in Table 1 on Video Games. Commands, rows:\n"
         f"[docs/results/{data}.md](docs/results/{data}.md){site if data == 'embedded' else ''}.\n\n" + "\n".join(lines)
     )
 
