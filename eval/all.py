@@ -10,7 +10,7 @@ import click
 
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.eval.runner import Options, Table, only_planned, table_options, target_option
+from allmrec_jax.eval.runner import Options, Table, locked, only_planned, table_options, target_option
 from allmrec_jax.evaluation.experiment import held
 from allmrec_jax.fileio import write_text
 
@@ -51,8 +51,9 @@ def command(options: Options) -> None:
         except UserError as error:
             reasons[name] = str(error)
             click.echo(f"{name} cannot be made: {error}", err=True)
-    if not only_planned(options, [table for each in tables.values() for table in each]):
-        with held(out / ".lock"):
+    every = [table for each in tables.values() for table in each]
+    if not only_planned(options, every):
+        with held(out / ".lock"), locked(every):
             trained = [name for name, each in tables.items() if _done(name, each, Table.train, reasons)]
             made = [name for name in trained if _done(name, tables[name], Table.make, reasons)]
             write_text(out / "tables.json", json.dumps({"made": made, "not_made": reasons}, indent=2) + "\n")

@@ -1,8 +1,9 @@
 """The course that every table program takes, and its options: plan, train what is missing, ask all rows, write."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,14 +179,13 @@ class Table:
 
     def train(self) -> None:
         """Trains what is missing."""
-        with held(self.out / ".lock"):
-            run_missing(self.work, self.rows, self.options.jobs)
+        run_missing(self.work, self.rows, self.options.jobs)
 
     def make(self) -> None:
         """Asks every row, all of them trained, and writes the results into :attr:`out`."""
         from allmrec_jax.sharding import use_mesh
 
-        with held(self.out / ".lock"), use_mesh(self.work.mesh):
+        with use_mesh(self.work.mesh):
             results = evaluate_rows(
                 self.work,
                 self.rows,
@@ -302,12 +302,23 @@ def only_planned(options: Options, tables: Sequence[Table]) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def locked(tables: Iterable[Table]) -> Iterator[None]:
+    """Holds the folders of all results, from the first training to the last answer."""
+    with contextlib.ExitStack() as stack:
+        for each in tables:
+            stack.enter_context(held(each.out / ".lock"))
+        yield
+
+
 def make_tables(options: Options, tables: Sequence[Table]) -> None:
     """Plans all tables and makes them.
 
     Everything is trained before anything is asked: a GPU's memory that this process has had, it keeps from trainings.
     """
-    if not only_planned(options, tables):
+    if only_planned(options, tables):
+        return
+    with locked(tables):
         for each in tables:
             each.train()
         for each in tables:
