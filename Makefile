@@ -21,7 +21,7 @@ demo: $(INSTALLED)
 	$(BIN)/allmrec experiment demo $(ARGS)
 
 test: $(INSTALLED)-test .venv/weights
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # Real weights of a sentence encoder, 83 MB; where they cannot be fetched, the one test that needs them is skipped.
 .venv/weights: tests/weights.txt | $(INSTALLED)-test

@@ -138,8 +138,8 @@ class Run:
         with _shared_directory(self.path / "steps" / str(step)) as directory:
             if writes():
                 (directory / "loop.json").write_text(json.dumps(dict(progress or {})))
-            with _silent_orbax():
-                ocp.save((directory / "state").absolute(), state)
+            _silence_orbax()
+            ocp.save((directory / "state").absolute(), state)
         if not writes():
             return
         keep = {*self.steps()[-2:], step, self.best_step()}
@@ -181,8 +181,8 @@ class Run:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first), abstract
         )
         try:
-            with _silent_orbax():
-                return ocp.load((directory / "state").absolute(), target)
+            _silence_orbax()
+            return ocp.load((directory / "state").absolute(), target)
         except (ValueError, OSError, KeyError) as error:
             raise UserError(
                 f"{directory}: damaged, or written by another version ({_first_line(error)}); {START_OVER}"
@@ -331,16 +331,13 @@ def _shared_directory(path: Path) -> Iterator[Path]:
     sharding.wait_for_all()
 
 
-@contextlib.contextmanager
-def _silent_orbax() -> Iterator[None]:
-    """Orbax's threads log a traceback each when the disk is full; the one error raised says it all."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _silence_orbax() -> None:
+    """Orbax's threads log a traceback each when the disk is full, some after the error that says it all."""
+    logging.getLogger("absl").addFilter(_not_of_orbax)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in Path(record.pathname).parts
 
 
 def _first_line(error: BaseException) -> str:
