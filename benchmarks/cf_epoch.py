@@ -271,7 +271,7 @@ def main(
     out: Path | None,
 ) -> None:
     """Time an epoch of each CF model in JAX and in PyTorch."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         dataset = generate(Path(folder), users, interactions, items)

@@ -412,7 +412,7 @@ def main(
     out: Path | None,
 ) -> None:
     """Time both sides and write what was measured."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     world = LanguageModel(hidden, layers, heads, vocabulary, batch)
     load_before = os.getloadavg()[0]
     result = {
