@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from allmrec_jax.report.paper import hit_at_1
 from allmrec_jax.report.tables import all_tables, heading, table_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,14 +47,30 @@ def load(name: str) -> dict[str, Any]:
 def section() -> str:
     """The section in Markdown, without its markers."""
     demos = {seed: load(f"demo_seed{seed}") for seed in SEEDS}
-    parts = [INTRODUCTION, f"### {DATA['embedded']}", embedded(demos[0]), figures(demos), at_a_glance("embedded")]
-    for data in list(DATA)[1:]:
-        parts += [f"### {DATA[data]}"]
-        parts += [
-            kept_table(name, results) for name, results in tables_of(data) if heading(results) == "All test users"
-        ]
+    parts = [INTRODUCTION]
+    for data, title in DATA.items():
+        parts += [f"### {title}"]
+        parts += [embedded(demos[0]), figures(demos)] if data == "embedded" else []
+        parts += [overview(results) for _, results in tables_of(data) if results["settings"].get("table") == "table1"]
         parts += [at_a_glance(data)]
     return "\n\n".join(parts) + "\n"
+
+
+def overview(results: Mapping[str, Any]) -> str:
+    """Table 1 in a few columns, with the range of the paper's values over its four data sets."""
+    lines = [
+        "| system | trainings | users | Hit@1 (95% interval) | warm items | cold items "
+        "| paper: four other data sets, OPT-6.7B |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for system, row in results["systems"].items():
+        printed = hit_at_1(system, "all").values()
+        runs = [run for run in results["runs"] if run["system"] == system and run["trainings"]]
+        cells = [str(len(runs) or ""), f"{row['all']['n']:,}"]
+        cells += [with_interval(row[part]["hit@1"]) for part in ("all", "warm", "cold")]
+        cells.append(f"{min(printed):.2f} to {max(printed):.2f}" if printed else "")
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+    return "\n\n".join([f"{heading(results)}:", "\n".join(lines), *claim(results)])
 
 
 def at_a_glance(data: str) -> str:
