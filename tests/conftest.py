@@ -15,7 +15,7 @@ import pytest
 
 worker = os.environ.get("PYTEST_XDIST_WORKER")
 if worker and hasattr(os, "sched_setaffinity"):
-    # Each worker has a core of its own: threads of several that wait for each other take ten times as long.
+    # Each worker has a core of its own: on shared ones threads that wait for each other cost more than they compute.
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
