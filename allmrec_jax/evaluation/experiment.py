@@ -19,6 +19,7 @@ import os
 import platform
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -327,7 +328,8 @@ class Workplace:
         return samples * sum(getattr(settings, name, 0) for name in EPOCHS)
 
     def estimate(self, node: Training) -> float | None:
-        """Seconds that the run may take: as the last ones of its kind took here, else as on the embedded data.
+        """Seconds that the run may take: the median of its kind here, on this data if there are any, else as on the
+        embedded data.
 
         Runs are compared by their units of training, beyond what every one takes to begin. ``None`` where neither is
         known.
@@ -335,14 +337,15 @@ class Workplace:
         settings = node.settings
         named, model = getattr(settings, "kind", node.kind), getattr(settings, "model", None)
         key = f"{named} {model}" if named == "cf" else named
-        rates = []
+        rates: dict[bool, list[float]] = {True: [], False: []}
         for path in self.checkpoints.glob(f"*/{named}/*/{COST}"):
             cost = json.loads(path.read_text())
             if cost.get("units") and cost.get("model") == model:
                 same = path.parents[2].name == self.dataset.name
-                rates.append((same, path.stat().st_mtime, max(cost["seconds"] - BEGINNING, 1.0) / cost["units"]))
-        if rates:
-            return BEGINNING + max(rates)[2] * self.units(node)
+                rates[same].append(max(cost["seconds"] - BEGINNING, 1.0) / cost["units"])
+        if known := rates[True] or rates[False]:
+            # The median: one that ran beside other work says little.
+            return BEGINNING + statistics.median(known) * self.units(node)
         if node.preset == "small" and key in SECONDS_PER_UNIT:
             return BEGINNING + SECONDS_PER_UNIT[key] * self.units(node)
         return None

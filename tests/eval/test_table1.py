@@ -19,7 +19,10 @@ from allmrec_jax.data.dataset import load_dataset, write_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation import experiment
 from allmrec_jax.evaluation.experiment import (
+    BEGINNING,
+    COST,
     KINDS,
+    SECONDS_PER_UNIT,
     Workplace,
     changed,
     held,
@@ -253,6 +256,25 @@ def test_planned_identities_are_those_of_the_runs_and_follow_every_change(place)
     moved = [len(names - {work.identity(node) for node in each.row("A-LLMRec", 0).nodes()}) for each in changes]
     assert moved == [3, 2, 1], "a change moves the training and all that is built on it"
     assert "--cf" in work.command(row.trainings[-1]) and "to train" in show_plan([(work, [row], None)])
+
+
+def test_estimates_follow_what_such_runs_took_here_before(place, tmp_path):
+    data = load_dataset(place / "data")
+    work = Workplace(data, tmp_path, {"llm": str(place / "llm"), "encoder": "sbert-nano"})
+    node = recipes().row("SASRec", 0).trainings[0]
+    units = work.units(node)
+
+    def ran(dataset, run, seconds):
+        path = tmp_path / dataset / "cf" / run / COST
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"seconds": seconds, "units": units, "model": "sasrec"}))
+
+    assert work.estimate(node) == BEGINNING + SECONDS_PER_UNIT["cf sasrec"] * units
+    ran("other", "a", 500)
+    assert work.estimate(node) == pytest.approx(500)
+    for run, seconds in (("b", 100), ("c", 120), ("d", 900)):  # the last one beside other work
+        ran(data.name, run, seconds)
+    assert work.estimate(node) == pytest.approx(120)
 
 
 def test_every_kind_has_a_command_that_takes_the_planned_options(place):

@@ -128,6 +128,22 @@ def test_padding_changes_nothing(case):
         np.testing.assert_allclose(found, bare, atol=2e-5, err_msg=str(width))
 
 
+def test_padding_changes_no_gradient(case):
+    _, model, params = case
+    items, targets = history(5), history(5, seed=1)
+
+    @jax.jit
+    @jax.grad
+    def gradients(params, items):
+        hidden = model.apply({"params": params}, items)[:, -5:]
+        return jnp.mean(jax.nn.softplus(-logits(params, hidden, jnp.asarray(targets))))
+
+    params = jax.tree.map(jnp.asarray, params)
+    bare, padded = (gradients(params, np.pad(items, ((0, 0), (width, 0)))) for width in (0, LENGTH - 5))
+    # Another width, another program: rounding only.
+    jax.tree.map(lambda ours, expected: np.testing.assert_allclose(ours, expected, atol=2e-5), padded, bare)
+
+
 def test_no_position_sees_a_later_one(case):
     _, model, params = case
     items = np.arange(1, LENGTH + 1)[None]

@@ -37,6 +37,58 @@ class GRU4RecConfig:
             raise UserError("GRU4Rec: items, dim, hidden, layers and max_length must all be at least 1")
 
 
+@jax.custom_vjp
+def recur(
+    gates: Float[Array, "T B 3H"], mask: Bool[Array, "T B"], kernel: Float[Array, "H 3H"]
+) -> Float[Array, "T B H"]:
+    """The states of a GRU from what its inputs add to the gates; they start at 0 and stay where ``mask`` is False.
+
+    Its gradient is written out: the kernel's is one product over all positions, where autodiff adds up T small ones.
+    """
+    return _recur(gates, mask, kernel)[0]
+
+
+def _recur(gates: Any, mask: Any, kernel: Any) -> tuple[Any, Any]:
+    size = len(kernel)
+
+    def step(state: Any, inputs: Any) -> tuple[Any, Any]:
+        gates, real = inputs
+        from_state = state @ kernel
+        switches = jax.nn.sigmoid(gates[:, : 2 * size] + from_state[:, : 2 * size])
+        reset, update = jnp.split(switches, 2, axis=-1)
+        recalled = from_state[:, 2 * size :]
+        new = jnp.tanh(gates[:, 2 * size :] + reset * recalled)
+        state = jnp.where(real[:, None], new + update * (state - new), state)
+        return state, (state, reset, update, new, recalled)
+
+    start = jnp.zeros((gates.shape[1], size), gates.dtype)
+    _, (states, *parts) = jax.lax.scan(step, start, (gates, mask))
+    return states, (states, parts, mask, kernel)
+
+
+def _recur_backward(residuals: Any, d_states: Float[Array, "T B H"]) -> tuple[Any, None, Any]:
+    states, parts, mask, kernel = residuals
+    before = jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]])
+
+    def step(d_later: Any, inputs: Any) -> tuple[Any, Any]:
+        d_state, before, reset, update, new, recalled, real = inputs
+        d_state = d_state + d_later
+        d_moved = jnp.where(real[:, None], d_state, 0.0)
+        d_new = d_moved * (1 - update) * (1 - new * new)
+        d_update = d_moved * (before - new) * update * (1 - update)
+        d_reset = d_new * recalled * reset * (1 - reset)
+        d_from_state = jnp.concatenate([d_reset, d_update, d_new * reset], axis=-1)
+        d_before = jnp.where(real[:, None], d_state * update, d_state) + d_from_state @ kernel.T
+        return d_before, (jnp.concatenate([d_reset, d_update, d_new], axis=-1), d_from_state)
+
+    start = jnp.zeros_like(d_states[0])
+    _, (d_gates, d_from_state) = jax.lax.scan(step, start, (d_states, before, *parts, mask), reverse=True)
+    return d_gates, None, jnp.einsum("tbh,tbg->hg", before, d_from_state)
+
+
+recur.defvjp(_recur, _recur_backward)
+
+
 class GRU(nn.Module):
     """One layer of gated recurrent units, gates in torch's order: reset, update, new."""
 
@@ -45,21 +97,9 @@ class GRU(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"]) -> Float[Array, "B T H"]:
         """The state after each position; where ``mask`` is False it stays as it was, zero to begin with."""
-        size = self.hidden
-        kernel = self.param("input_kernel", nn.initializers.xavier_uniform(), (x.shape[-1], 3 * size))
-        recurrent = self.param("hidden_kernel", nn.initializers.xavier_uniform(), (size, 3 * size))
-
-        def step(state: Float[Array, "B H"], inputs: Any) -> tuple[Float[Array, "B H"], Float[Array, "B H"]]:
-            gates, real = inputs
-            from_state = state @ recurrent
-            reset, update = jnp.split(jax.nn.sigmoid(gates[:, : 2 * size] + from_state[:, : 2 * size]), 2, axis=-1)
-            new = jnp.tanh(gates[:, 2 * size :] + reset * from_state[:, 2 * size :])
-            state = jnp.where(real[:, None], new + update * (state - new), state)
-            return state, state
-
-        start = jnp.zeros((len(x), size), x.dtype)
-        _, states = jax.lax.scan(step, start, (jnp.swapaxes(x, 0, 1) @ kernel, mask.T))
-        return jnp.swapaxes(states, 0, 1)
+        kernel = self.param("input_kernel", nn.initializers.xavier_uniform(), (x.shape[-1], 3 * self.hidden))
+        recurrent = self.param("hidden_kernel", nn.initializers.xavier_uniform(), (self.hidden, 3 * self.hidden))
+        return jnp.swapaxes(recur(jnp.swapaxes(x, 0, 1) @ kernel, mask.T, recurrent), 0, 1)
 
 
 class GRU4Rec(nn.Module):
