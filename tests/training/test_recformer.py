@@ -12,7 +12,6 @@ import pytest
 from allmrec_jax.convert.longformer import as_recformer, nano_longformer
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.protocol import load_export
-from allmrec_jax.models.longformer import LongformerConfig
 from allmrec_jax.models.recformer import NAME, PAD, START, VALUE, ItemTokens, RecformerConfig, tokenize_items
 from allmrec_jax.training import recformer
 from allmrec_jax.training.recformer import (
@@ -24,9 +23,9 @@ from allmrec_jax.training.recformer import (
     train_recformer,
 )
 
-SIZES = LongformerConfig(
-    hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, max_position_embeddings=80,
-    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+SIZES = dataclasses.replace(
+    recformer.TINY, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
+    max_position_embeddings=80,
 )  # fmt: skip
 SETTINGS = RecformerSettings(
     start="scratch", attention_window=8, max_items=9, attribute_tokens=5, max_tokens=32, temperature=0.1,
