@@ -12,6 +12,7 @@ import dataclasses
 import datetime
 import fcntl
 import functools
+import graphlib
 import hashlib
 import importlib
 import json
@@ -25,7 +26,7 @@ import sys
 import time
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -475,10 +476,10 @@ def levels(nodes: Sequence[Training]) -> list[list[Training]]:
 
 
 def run_missing(work: Workplace, rows: Sequence[Row], jobs: int = 1) -> None:
-    """Trains what is not finished, in order, each in a process of its own.
+    """Trains what is not finished, each in a process of its own, as soon as all that it builds on is there.
 
     Args:
-        jobs: trainings at a time that need nothing of each other.
+        jobs: trainings at a time.
 
     Raises:
         UserError: a training failed (it has said why itself), or another process is at the same one.
@@ -510,13 +511,19 @@ def run_missing(work: Workplace, rows: Sequence[Row], jobs: int = 1) -> None:
                 cost |= {"units": work.units(node), "model": getattr(node.settings, "model", None)}
             write_text(path / COST, json.dumps(cost) + "\n")
 
-    for level in levels(missing):
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                for finished in as_completed([pool.submit(train, node) for node in level]):
-                    finished.result()
-            finally:  # after a failure nothing else begins; what runs, ends
-                pool.shutdown(cancel_futures=True)
+    order = graphlib.TopologicalSorter({node: set(node.upstream) & set(missing) for node in missing})
+    order.prepare()
+    ready: list[Training] = []
+    running: dict[Future[None], Training] = {}
+    with ThreadPoolExecutor(jobs) as pool:  # its end waits for what still runs after a failure
+        while order.is_active():
+            ready += order.get_ready()
+            while ready and len(running) < jobs:
+                node = ready.pop(0)
+                running[pool.submit(train, node)] = node
+            for finished in wait(running, return_when=FIRST_COMPLETED).done:
+                finished.result()
+                order.done(running.pop(finished))
 
 
 def write_slurm(work: Workplace, rows: Sequence[Row], directory: Path) -> Path:

@@ -109,9 +109,9 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"], deterministic: bool
+        self, x: Float[Array, "B T D"], mask: Bool[Array, "B T"], deterministic: bool, first_only: bool
     ) -> Float[Array, "B T D"]:
-        """States after the layer."""
+        """States after the layer; with ``first_only`` that of the first token only, [B, 1, D]."""
         cfg = self.config
         batch, _, dim = x.shape
         heads = (cfg.num_attention_heads, dim // cfg.num_attention_heads)
@@ -124,15 +124,18 @@ class Layer(nn.Module):
             return dense(dim, name=name)(rows).reshape(batch, -1, *heads)
 
         scale = heads[1] ** -0.5
-        local = split("q", x) * scale, split("k", x), split("v", x)
-        attended = window_attention(*local, mask, cfg.attention_window // 2, drop_weights)
-
         q = split("q_global", x[:, :1])[:, 0] * scale
         scores = jnp.einsum("bhe,bthe->bht", q, split("k_global", x))
         scores = jnp.where(mask[:, None], scores, jnp.finfo(scores.dtype).min)
         weights = drop_weights(jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(self.dtype))
-        first = jnp.einsum("bht,bthe->bhe", weights, split("v_global", x))
-        attended = jnp.concatenate([first[:, None], attended[:, 1:]], axis=1).reshape(x.shape)
+        attended = jnp.einsum("bht,bthe->bhe", weights, split("v_global", x))[:, None]
+        if first_only:
+            x = x[:, :1]
+        else:
+            local = split("q", x) * scale, split("k", x), split("v", x)
+            others = window_attention(*local, mask, cfg.attention_window // 2, drop_weights)
+            attended = jnp.concatenate([attended, others[:, 1:]], axis=1)
+        attended = attended.reshape(x.shape)
 
         x = norm(name="attention_norm")(x + drop(dense(dim, name="out")(attended)))
         h = ACTIVATIONS[cfg.hidden_act](dense(cfg.intermediate_size, name="up")(x))
@@ -156,6 +159,7 @@ class Longformer(nn.Module):
         types: Int[Array, "B T"],
         places: Int[Array, "B T"] | None = None,
         deterministic: bool = True,
+        first_only: bool = False,
     ) -> Float[Array, "B T D"]:
         """States; those at padding mean nothing.
 
@@ -164,6 +168,7 @@ class Longformer(nn.Module):
             types: token types.
             places: item positions, where the configuration has them.
             deterministic: False for dropout, with the rng stream ``dropout``.
+            first_only: [B, 1, D], the state at ``<s>`` only, which the last layer makes without the others.
         """
         cfg = self.config
         mask = jnp.asarray(ids) != cfg.pad_token_id
@@ -178,7 +183,8 @@ class Longformer(nn.Module):
         norm = nn.LayerNorm(cfg.layer_norm_eps, dtype=self.dtype, use_fast_variance=False, name="embedding_norm")
         x = nn.Dropout(cfg.hidden_dropout_prob, deterministic=deterministic)(norm(x))
         for layer in range(cfg.num_hidden_layers):
-            x = Layer(cfg, self.dtype, name=f"layer_{layer}")(x, mask, deterministic)
+            last = layer == cfg.num_hidden_layers - 1
+            x = Layer(cfg, self.dtype, name=f"layer_{layer}")(x, mask, deterministic, first_only and last)
         return x.astype(jnp.float32)
 
 

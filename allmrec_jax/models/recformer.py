@@ -134,14 +134,17 @@ def tokenize_items(tokenizer: "Tokenizer", attributes: Mapping[str, Sequence[str
 
 def encode(config: RecformerConfig, params: Any, inputs: Inputs, key: jax.Array | None = None) -> Float[Array, "B D"]:
     """The states at ``<s>``; ``key`` is for dropout, ``None`` for none."""
-    return states(config, params, inputs, key)[:, 0]
+    return states(config, params, inputs, key, first_only=True)[:, 0]
 
 
-def states(config: RecformerConfig, params: Any, inputs: Inputs, key: jax.Array | None = None) -> Float[Array, "B T D"]:
-    """The states of all tokens."""
+def states(
+    config: RecformerConfig, params: Any, inputs: Inputs, key: jax.Array | None = None, *, first_only: bool = False
+) -> Float[Array, "B T D"]:
+    """The states of all tokens, or, [B, 1, D], of the first one."""
     rngs = None if key is None else {"dropout": key}
     model = Longformer(config.longformer)
-    return jnp.asarray(model.apply({"params": params}, *inputs, deterministic=key is None, rngs=rngs))
+    found = model.apply({"params": params}, *inputs, deterministic=key is None, first_only=first_only, rngs=rngs)
+    return jnp.asarray(found)
 
 
 def normalized(vectors: Float[Array | np.ndarray, "*S D"]) -> Float[Array, "*S D"]:

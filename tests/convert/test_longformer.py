@@ -66,6 +66,9 @@ def test_states_and_token_logits_match_transformers(reference, path):
     real = ids != 1
     # Float32 over two layers, on states of order 1.
     np.testing.assert_allclose(np.asarray(states)[real], hidden.numpy()[real], atol=1e-4)
+    only = jax.jit(partial(Longformer(loaded.config).apply, first_only=True))
+    alone = only({"params": loaded.params["encoder"]}, ids, types)
+    np.testing.assert_allclose(alone, hidden.numpy()[:, :1], atol=1e-4)
     words = loaded.params["encoder"]["word_embeddings"]["embedding"]
     found = jax.jit(MaskedTokenHead(loaded.config).apply)({"params": loaded.params["head"]}, states, words)
     np.testing.assert_allclose(np.asarray(found)[real], expected[real], atol=1e-3)

@@ -6,6 +6,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import jax
@@ -427,6 +428,30 @@ def test_after_a_failure_nothing_else_begins(place, monkeypatch):
     with pytest.raises(UserError, match="no"):
         experiment.run_missing(work, at_seeds(recipes(), ["SASRec"], 4, 1))
     assert len(begun) < 4
+
+
+def test_a_training_begins_as_soon_as_what_it_builds_on_is_there(place, monkeypatch):
+    work = dataclasses.replace(workplace(place), checkpoints=place / "at-once")
+    rows = at_seeds(recipes(), ["A-LLMRec", "MoRec"], 1, 1)
+    last = threading.Event()
+
+    def run(arguments, name, lock):
+        if name.startswith("morec"):  # of the first level, and done only after the last
+            assert last.wait(60)
+        node = next(node for node in plan(rows) if node.name == name)
+        assert all(work.done(other) for other in node.upstream)
+        path = work.path(node)
+        (path / "export").mkdir(parents=True)
+        (path / "export" / "x").touch()
+        (path / "run.json").write_text(json.dumps({"identity": work.identity(node)}))
+        (path / "DONE").touch()
+        if name.startswith("stage2"):
+            last.set()
+        return {"seconds": 1.0, "peak_mib": 100}
+
+    monkeypatch.setattr(experiment, "run_command", run)
+    experiment.run_missing(work, rows, jobs=2)
+    assert all(work.done(node) for node in plan(rows))
 
 
 def test_all_goes_on_where_a_table_cannot_be_made(place, capsys, monkeypatch):

@@ -12,6 +12,7 @@ import pytest
 from allmrec_jax.convert.longformer import as_recformer, nano_longformer
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.protocol import load_export
+from allmrec_jax.models.longformer import MaskedTokenHead
 from allmrec_jax.models.recformer import NAME, PAD, START, VALUE, ItemTokens, RecformerConfig, tokenize_items
 from allmrec_jax.training import recformer
 from allmrec_jax.training.recformer import (
@@ -19,6 +20,7 @@ from allmrec_jax.training.recformer import (
     Sampler,
     finetuning_loss,
     mask_tokens,
+    most_masked,
     pretraining_loss,
     train_recformer,
 )
@@ -119,6 +121,26 @@ def test_losses_match_numpy(planted):
     assert float(found) == pytest.approx(each[:count].mean(), rel=1e-4)
 
 
+def test_masked_tokens_are_restored_from_all_their_states(planted):
+    made, config, tokens = start(planted)
+    params, key = jax.tree.map(jnp.asarray, made.params), jax.random.key(3)
+    settings = dataclasses.replace(SETTINGS, batch_size=7, mask_share=0.4)
+    batch = Sampler(planted, config, tokens, settings, 0, "test")(0)
+    _, found = jax.jit(partial(pretraining_loss, config, made.mask, settings))(params, batch, key)
+
+    masks, dropout = jax.random.split(key, 4)[2:]
+    ids, chosen = mask_tokens(config, made.mask, settings.mask_share, jnp.asarray(batch.histories.ids), masks)
+    states = jax.jit(partial(recformer.states, config))(params["encoder"], batch.histories._replace(ids=ids), dropout)
+    words = params["encoder"]["word_embeddings"]["embedding"]
+    logits = MaskedTokenHead(config.longformer).apply({"params": params["head"]}, states, words)
+    rows, columns = np.nonzero(np.asarray(chosen) * batch.weights[:, None])
+    assert len(rows) > 5
+    logits = np.asarray(logits)[rows, columns].astype(np.float64)
+    each = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(rows)), batch.histories.ids[rows, columns]]
+    # Float32 through another program.
+    assert float(found["restored"]) == pytest.approx(each.mean(), rel=1e-4)
+
+
 def test_masked_tokens_are_a_share_of_the_real_ones():
     config = RecformerConfig(dataclasses.replace(SIZES, vocab_size=50, pad_token_id=1), start=2)
     ids = jnp.array([[2, *range(5, 45), 1, 1]] * 400)
@@ -129,6 +151,7 @@ def test_masked_tokens_are_a_share_of_the_real_ones():
     assert abs(chosen[:, 1:-2].mean() - 0.15) < 5 * np.sqrt(0.15 * 0.85 / 16000)
     np.testing.assert_array_equal(np.asarray(masked)[~chosen], np.asarray(ids)[~chosen])
     assert abs((np.asarray(masked)[chosen] == 4).mean() - 0.8) < 0.06
+    assert chosen.sum(axis=1).max() <= most_masked(43, 0.15) < 43
 
 
 def test_it_beats_popularity_in_three_runs(planted, tmp_path):
