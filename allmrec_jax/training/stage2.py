@@ -353,7 +353,7 @@ class Sampler:
             soft=True,
             user_slot=settings.user_vector,
             item_slots=settings.item_vectors != "none",
-            answer_width=self._widest_answer if settings.sort_batches else 0,
+            answer_width=self._widest_answer,
         )
         self.shapes.add((prompts.ids.shape[1], prompts.targets.shape[1]))
         self.dropped += int(prompts.dropped.sum())

@@ -49,7 +49,8 @@ def test_real_prompts(shared_data: Path, tmp_path: Path) -> None:
     """Two groups of an epoch: the others are like them."""
     prepare(shared_data / "amazon-scientific", tmp_path / "data")
     dataset = load_dataset(tmp_path / "data")
-    before, _ = real_share(dataset, PRESETS["paper"], steps=64)
+    before, shapes = real_share(dataset, PRESETS["paper"], steps=64)
+    assert shapes <= 6  # the prompts' lengths; with as many widths of answers it were twice as many
     after, shapes = real_share(dataset, dataclasses.replace(PRESETS["paper"], sort_batches=64), steps=64)
     assert before < 0.9 <= after
     assert shapes <= 8
