@@ -8,6 +8,7 @@ same ones.
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -37,3 +38,11 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real data sets at {path}; set ALLMREC_SHARED_DATA to test with them")
     return path
+
+
+@pytest.fixture
+def hasty_compilation() -> Iterator[None]:
+    """Programs are compiled in half the time, almost unoptimized: for trainings that run for seconds only."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -20,7 +20,7 @@ def make_dataset(path, *, shuffled=False, seed=0):
     rng = np.random.default_rng(seed)
     sequences = []
     for group in rng.choice(GROUPS, USERS, p=[0.45, 0.3, 0.15, 0.1]):
-        steps = rng.choice([1, 2], size=rng.integers(5, 10), p=[0.85, 0.15])
+        steps = rng.choice([1, 2], size=rng.integers(8, 12), p=[0.85, 0.15])
         sequences.append((rng.integers(0, 5) + np.cumsum(steps)) % SIZE + 1 + SIZE * group)
     items = np.concatenate(sequences)
     return write_dataset(
@@ -67,7 +67,7 @@ def excess(dataset, model):
     """Hit@1 over popularity's, among the test item and 19 others, none of them met before, and its standard error."""
     users = dataset.users_with("test")
     users = np.array([user for user in users if dataset.sequence(user)[-1] not in dataset.sequence(user)[:-1]])
-    histories, targets = dataset.history(users, "test", 10)
+    histories, targets = dataset.history(users, "test", 5)
     rng = np.random.default_rng(1)
     everything = np.arange(1, dataset.num_items + 1)
     negatives = [rng.choice(np.setdiff1d(everything, dataset.sequence(user)), 19, replace=False) for user in users]

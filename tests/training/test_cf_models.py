@@ -14,8 +14,10 @@ from allmrec_jax.models.cf.protocol import load_cf
 from allmrec_jax.training import cf
 from allmrec_jax.training.cf import GRU4RecSettings, NCFSettings, NextItNetSettings, SASRecSettings
 
+pytestmark = pytest.mark.usefixtures("hasty_compilation")
+
 COMMON: dict[str, Any] = dict(
-    dim=16, max_length=12, learning_rate=1e-2, batch_size=64, epochs=20, buckets=1, evaluate_every=2, patience=0,
+    dim=16, max_length=6, learning_rate=1e-2, batch_size=64, epochs=20, buckets=1, evaluate_every=2, patience=0,
     validation_negatives=20,
 )  # fmt: skip
 MODELS = {
@@ -45,7 +47,7 @@ def make_dataset(path, shuffled):
     rng = np.random.default_rng(0)
     sequences = []
     for group in rng.choice(GROUPS, 400, p=[0.45, 0.3, 0.15, 0.1]):
-        steps = rng.choice([1, 2, 3], size=rng.integers(6, 12), p=[0.8, 0.15, 0.05])
+        steps = rng.choice([1, 2, 3], size=rng.integers(9, 13), p=[0.8, 0.15, 0.05])
         sequences.append((rng.integers(0, 6) + np.cumsum(steps)) % SIZE + 1 + SIZE * group)
     items = np.concatenate(sequences)
     return write_dataset(
@@ -73,7 +75,7 @@ def excess(dataset, run):
     model, users = load_cf(run, dataset), dataset.users_with("test")
     # A target that repeats would be known by having been met: no negative has.
     users = np.array([user for user in users if dataset.sequence(user)[-1] not in dataset.sequence(user)[:-1]])
-    histories, targets = dataset.history(users, "test", 12)
+    histories, targets = dataset.history(users, "test", 6)
     rng = np.random.default_rng(1)
     everything = np.arange(1, dataset.num_items + 1)
     negatives = [rng.choice(np.setdiff1d(everything, dataset.sequence(user)), 19, replace=False) for user in users]

@@ -25,13 +25,15 @@ from allmrec_jax.training.recformer import (
     train_recformer,
 )
 
+pytestmark = pytest.mark.usefixtures("hasty_compilation")
+
 SIZES = dataclasses.replace(
     recformer.TINY, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
     max_position_embeddings=80,
 )  # fmt: skip
 SETTINGS = RecformerSettings(
     start="scratch", attention_window=8, max_items=9, attribute_tokens=5, max_tokens=32, temperature=0.1,
-    batch_size=50, learning_rate=3e-3, pretrain_epochs=10, epochs=4, evaluate_every=2, patience=2,
+    batch_size=50, learning_rate=3e-3, pretrain_epochs=6, epochs=2, evaluate_every=2, patience=2,
     validation_negatives=20,
 )  # fmt: skip
 
