@@ -4,11 +4,10 @@ JAX runs with eight CPU devices, refuses implicit dtype promotion and implicit r
 no float64 or int32 into float32 by accident and broadcasts only where it says so.
 
 Compiled programs are kept in ``.pytest_cache/compiled``, for many tests, and the processes that they start, compile the
-same ones.
+same ones; and they are compiled almost unoptimized, for most run for less time than optimizing them would take.
 """
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -25,7 +24,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 COMPILED = str(Path(__file__).resolve().parents[1] / ".pytest_cache" / "compiled")
-for name, value in {"jax_compilation_cache_dir": COMPILED, "jax_persistent_cache_min_compile_time_secs": 0.3}.items():
+SETTINGS = {
+    "jax_compilation_cache_dir": COMPILED,
+    "jax_persistent_cache_min_compile_time_secs": 0.3,
+    "jax_disable_most_optimizations": True,
+}
+for name, value in SETTINGS.items():
     os.environ.setdefault(name.upper(), str(value))  # of the processes that tests start
     jax.config.update(name, value)
 
@@ -38,11 +42,3 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real data sets at {path}; set ALLMREC_SHARED_DATA to test with them")
     return path
-
-
-@pytest.fixture
-def hasty_compilation() -> Iterator[None]:
-    """Programs are compiled in half the time, almost unoptimized: for trainings that run for seconds only."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

@@ -19,8 +19,6 @@ from allmrec_jax.models.cf.sasrec import SASRec, SASRecConfig
 from allmrec_jax.training import ctrl
 from allmrec_jax.training.ctrl import CTRLSettings, Sampler, history_text, train_ctrl
 
-pytestmark = pytest.mark.usefixtures("hasty_compilation")
-
 SETTINGS = CTRLSettings(
     dim=16, blocks=1, max_length=5, dropout=0.0, learning_rate=1e-2, batch_size=64, epochs=10, buckets=1,
     evaluate_every=2, patience=0, validation_negatives=20, contrast_epochs=2, contrast_batch_size=50,

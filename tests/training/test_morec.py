@@ -17,8 +17,6 @@ from allmrec_jax.models.text_encoder import encode_texts, tokenize_texts
 from allmrec_jax.training import morec
 from allmrec_jax.training.morec import Batch, Head, MoRecSettings, Sampler, batch_loss, train_morec
 
-pytestmark = pytest.mark.usefixtures("hasty_compilation")
-
 SETTINGS = MoRecSettings(
     dim=16, blocks=1, max_length=5, dropout=0.1, learning_rate=1e-2, encoder_learning_rate=1e-3, batch_size=40,
     epochs=6, loss="in-batch", text_max_tokens=8, evaluate_every=2, validation_negatives=20,

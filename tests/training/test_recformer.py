@@ -25,8 +25,6 @@ from allmrec_jax.training.recformer import (
     train_recformer,
 )
 
-pytestmark = pytest.mark.usefixtures("hasty_compilation")
-
 SIZES = dataclasses.replace(
     recformer.TINY, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48,
     max_position_embeddings=80,
