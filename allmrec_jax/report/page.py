@@ -5,6 +5,7 @@ the ``users.parquet`` beside it and the data set; curves from the runs; the map 
 models, where they are at hand. What is not at hand is left out, and the page says why.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -258,7 +259,22 @@ def _write_folder(
         write_text(out / "runs" / run["id"] / "metrics.jsonl", run["log"])
     body = environment.get_template("index.html").render(**{**page, **common}, links=pages, root="")
     write_text(out / "index.html", body)
+    _remove_others(out, {each["id"] for each in page["evaluations"]}, {run["id"] for run in runs.values()})
     return out / "index.html"
+
+
+def _remove_others(out: Path, evaluations: set[str], runs: set[str]) -> None:
+    """Removes what an earlier report left in the folder of tables and runs that this one has not."""
+    for table in (out / "tables").glob("*.json"):
+        if table.stem not in evaluations:
+            for path in (out / f"{table.stem}.html", *(table.with_suffix(end) for end in (".md", ".tex", ".json"))):
+                path.unlink(missing_ok=True)
+    for run in (out / "runs").glob("*/run.json"):
+        if run.parent.name not in runs:
+            for name in ("index.html", "metrics.jsonl", "run.json"):
+                (run.parent / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder with something else in it stays
+                run.parent.rmdir()
 
 
 def _by_identity(runs: Mapping[Path, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

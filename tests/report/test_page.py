@@ -227,6 +227,21 @@ def test_same_input_gives_the_same_page(made: Path):
     assert (made / "again.html").read_text() == (made / "report.html").read_text()
 
 
+def test_a_site_written_over_an_older_one_has_nothing_of_it_but_what_people_added(made: Path, tmp_path: Path):
+    write_report(tmp_path / "fresh", Found([made / "results"]), models=False)
+    shutil.copytree(made / "made" / "site", tmp_path / "site")
+    shutil.copy(tmp_path / "site" / "tables" / "results.json", tmp_path / "site" / "tables" / "older.json")
+    (tmp_path / "site" / "older.html").touch()
+    mine = sorted((tmp_path / "site" / "runs").iterdir())[0] / "mine.txt"
+    mine.touch()
+    write_report(tmp_path / "site", Found([made / "results"]), models=False)
+
+    def names(folder: Path) -> set[str]:
+        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+    assert names(tmp_path / "site") == names(tmp_path / "fresh") | {str(mine.relative_to(tmp_path / "site"))}
+
+
 def test_page_without_data_runs_or_generation(tmp_path: Path, made: Path):
     results = json.loads((made / "results" / "results.json").read_text())
     results["systems"] = {"SASRec": {"all": results["systems"]["SASRec"]["all"]}}
