@@ -15,7 +15,7 @@ from allmrec_jax.training import cf
 from allmrec_jax.training.cf import GRU4RecSettings, NCFSettings, NextItNetSettings, SASRecSettings
 
 COMMON: dict[str, Any] = dict(
-    dim=16, max_length=6, learning_rate=1e-2, batch_size=64, epochs=20, buckets=1, evaluate_every=2, patience=0,
+    dim=16, max_length=6, learning_rate=1e-2, batch_size=64, epochs=12, buckets=1, evaluate_every=4, patience=0,
     validation_negatives=20,
 )  # fmt: skip
 MODELS = {

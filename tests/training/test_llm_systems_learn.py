@@ -21,11 +21,11 @@ CF: dict[str, Any] = dict(
 )  # fmt: skip
 MODELS = {"sasrec": SASRecSettings(blocks=1, dropout=0.2, **CF), "gru4rec": GRU4RecSettings(hidden=16, **CF)}
 STAGE1 = Stage1Settings(
-    epochs=30, batch_size=64, learning_rate=3e-3, freeze_encoder=True, text_max_tokens=16, validation_users=0
+    epochs=20, batch_size=64, learning_rate=3e-3, freeze_encoder=True, text_max_tokens=16, validation_users=0
 )
 # A language model that is sure of itself gives fresh projectors no gradient: without a warm start nothing is learnt.
 STAGE2 = Stage2Settings(
-    steps=4, batch_size=16, learning_rate=1e-3, warm_start_steps=200, positions="all", history_length=2,
+    steps=2, batch_size=16, learning_rate=1e-3, warm_start_steps=60, positions="all", history_length=2,
     candidates=CANDIDATES, title_max_tokens=6, dtype="float32", choose="last",
 )  # fmt: skip
 
@@ -73,7 +73,7 @@ def place(request, tmp_path_factory):
 def judge(place, name, runs):
     """Holds a system's Hit@1 against popularity's: three standard errors beyond, or within two where shuffled."""
     dataset, _, _, shuffled = place
-    asked = make_candidates(dataset, count=CANDIDATES)
+    asked = make_candidates(dataset, max_users=80, count=CANDIDATES)
     sources = Sources(dataset, runs, EvaluationSettings(llm="opt-nano", batch_size=40, generate=False))
     outcome = SYSTEMS[name].answer(sources, Questions(dataset, asked), name, lambda count: None)
     noise = np.random.default_rng(1).random(asked.candidates.shape)  # popularity's ties are broken at random
