@@ -40,7 +40,7 @@ def plan_tables(options: Options, simulate: bool = False) -> list[Table]:
         if not where.about["simulated"]:
             title = f"Table 5: cold users ({users})"
             return plan_table(options, "table5", title, SYSTEMS, scenario=lambda _: where, published=PUBLISHED)
-        title = f"Table 5: simulated cold users ({users}), histories of {length} items"
+        title = f"Table 5: simulated cold users ({users}), histories of length {length}"
         own = dataclasses.replace(options, out=out / str(length))
         return plan_table(own, "table5", title, SYSTEMS, scenario=lambda _: where, published=PUBLISHED)
 
