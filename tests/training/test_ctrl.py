@@ -20,8 +20,8 @@ from allmrec_jax.training import ctrl
 from allmrec_jax.training.ctrl import CTRLSettings, Sampler, history_text, train_ctrl
 
 SETTINGS = CTRLSettings(
-    dim=16, blocks=1, max_length=5, dropout=0.0, learning_rate=1e-2, batch_size=64, epochs=10, buckets=1,
-    evaluate_every=2, patience=0, validation_negatives=20, contrast_epochs=2, contrast_batch_size=50,
+    dim=16, blocks=1, max_length=5, dropout=0.0, learning_rate=1e-2, batch_size=64, epochs=6, buckets=1,
+    evaluate_every=3, patience=0, validation_negatives=20, contrast_epochs=2, contrast_batch_size=50,
     encoder_learning_rate=1e-3, history_titles=4, text_max_tokens=40,
 )  # fmt: skip
 

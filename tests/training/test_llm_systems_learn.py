@@ -25,7 +25,7 @@ STAGE1 = Stage1Settings(
 )
 # A language model that is sure of itself gives fresh projectors no gradient: without a warm start nothing is learnt.
 STAGE2 = Stage2Settings(
-    steps=2, batch_size=16, learning_rate=1e-3, warm_start_steps=60, positions="all", history_length=2,
+    steps=2, batch_size=8, learning_rate=1e-3, warm_start_steps=40, positions="all", history_length=2,
     candidates=CANDIDATES, title_max_tokens=6, dtype="float32", choose="last",
 )  # fmt: skip
 
@@ -73,8 +73,8 @@ def place(request, tmp_path_factory):
 def judge(place, name, runs):
     """Holds a system's Hit@1 against popularity's: three standard errors beyond, or within two where shuffled."""
     dataset, _, _, shuffled = place
-    asked = make_candidates(dataset, max_users=80, count=CANDIDATES)
-    sources = Sources(dataset, runs, EvaluationSettings(llm="opt-nano", batch_size=40, generate=False))
+    asked = make_candidates(dataset, max_users=60, count=CANDIDATES)
+    sources = Sources(dataset, runs, EvaluationSettings(llm="opt-nano", batch_size=30, generate=False))
     outcome = SYSTEMS[name].answer(sources, Questions(dataset, asked), name, lambda count: None)
     noise = np.random.default_rng(1).random(asked.candidates.shape)  # popularity's ties are broken at random
 

@@ -31,7 +31,7 @@ SIZES = dataclasses.replace(
 )  # fmt: skip
 SETTINGS = RecformerSettings(
     start="scratch", attention_window=8, max_items=9, attribute_tokens=5, max_tokens=32, temperature=0.1,
-    batch_size=50, learning_rate=3e-3, pretrain_epochs=5, epochs=2, evaluate_every=2, patience=2,
+    batch_size=50, learning_rate=3e-3, pretrain_epochs=5, epochs=1, evaluate_every=1, patience=2,
     validation_negatives=20, validation_users=100,
 )  # fmt: skip
 
