@@ -90,7 +90,7 @@ def llm_path(tmp_path_factory):
 
 def hits(dataset, path):
     """Per test user whether the trained system, and popularity, rank the target first."""
-    asked = make_candidates(dataset, cut="test", max_users=100)
+    asked = make_candidates(dataset, cut="test", max_users=200)
     histories, _ = dataset.history(asked.users, "test", SETTINGS.history_length)
     recommender = load_tallrec(path).recommender(dataset.titles, batch_size=50)
     scores = recommender.rank(histories, asked.candidates), dataset.train_count[asked.candidates]
