@@ -4,11 +4,13 @@ import json
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import pytest
 import sharded_llm
 import tiny_llm
 
@@ -43,6 +45,16 @@ def together(model: Path, out: Path, steps: int) -> tuple[list[tuple[str, str]],
     return said, [json.loads((out / f"found-{index}.json").read_text()) for index in range(2)]
 
 
+@pytest.fixture
+def optimized(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Programs compiled as users' are: what other tests save by hasty ones costs rounding, of which Adam makes more."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.mark.usefixtures("optimized")
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     llm, params = sharded_llm.llm()
     model = tmp_path / "llm"
@@ -67,6 +79,5 @@ def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     # Sums in another order give other roundings, and Adam's first steps make whole steps of near-zero gradients' signs.
     np.testing.assert_allclose(first["scores"], alone["scores"], rtol=1e-3)
     (single,) = (tmp_path / "one" / "data" / "stage2").iterdir()
-    losses = np.array([[line["loss"] for line in read_lines(path / "metrics.jsonl")] for path in (run, single)])
-    np.testing.assert_allclose(losses[0, 0], losses[1, 0], rtol=1e-5)  # float32
-    np.testing.assert_allclose(losses[0, 1], losses[1, 1], rtol=1e-4)  # behind such a step of Adam
+    losses = [[line["loss"] for line in read_lines(path / "metrics.jsonl")] for path in (run, single)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)  # float32

@@ -73,8 +73,8 @@ def place(request, tmp_path_factory):
 def judge(place, name, runs):
     """Holds a system's Hit@1 against popularity's: three standard errors beyond, or within two where shuffled."""
     dataset, _, _, shuffled = place
-    asked = make_candidates(dataset, max_users=60, count=CANDIDATES)
-    sources = Sources(dataset, runs, EvaluationSettings(llm="opt-nano", batch_size=30, generate=False))
+    asked = make_candidates(dataset, count=CANDIDATES)
+    sources = Sources(dataset, runs, EvaluationSettings(llm="opt-nano", batch_size=40, generate=False))
     outcome = SYSTEMS[name].answer(sources, Questions(dataset, asked), name, lambda count: None)
     noise = np.random.default_rng(1).random(asked.candidates.shape)  # popularity's ties are broken at random
 
