@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import optax
 
 jax.config.update("jax_num_cpu_devices", 2)
 sys.path.append(str(Path(__file__).parents[1]))
@@ -24,7 +25,6 @@ from allmrec_jax.training.stage2 import (  # noqa: E402
     PRESETS,
     Frozen,
     Stage2State,
-    make_optimizer,
     make_step,
     pad_batch,
 )
@@ -49,7 +49,8 @@ def train_and_ask(model_path: Path, out: Path, steps: int) -> None:
     convert._open_safetensors = counting
     config, params = convert.load_opt(model_path)
     llm, soft = OPT(config), sharded_llm.soft()
-    optimizer = make_optimizer(PRESETS["paper"], 10)
+    # Adam's default epsilon makes whole steps of the signs of gradients that are nothing but rounding.
+    optimizer = optax.adam(1e-3, eps=1.0)
     frozen = Frozen(params, sharding.place(soft.latents))
     step = sharding.on_mesh(make_step(llm, optimizer))
     run = Run.open(out, "data", "stage2", PRESETS["paper"], 0, "hash", {}, resume=True)
