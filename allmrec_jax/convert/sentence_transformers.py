@@ -57,7 +57,7 @@ def load_sentence_encoder(name_or_path: str | os.PathLike, dtype: jnp.dtype = jn
     sentence = _read_json(sentence_config) if sentence_config.exists() else {}
     limit = sentence.get("max_seq_length") or tokenizer_config.get("model_max_length") or config.max_position_embeddings
     return SentenceEncoder(
-        model=TextEncoder(config, pooling, normalize, dtype),
+        model=TextEncoder(config, pooling, normalize, jnp.dtype(dtype)),
         params=params_of(config, *open_weights(path)),
         tokenizer=tokenizer,
         tokenizer_config=tokenizer_config,

@@ -452,14 +452,14 @@ def load_validation(dataset: Dataset, settings: ValidationSettings, seed: int) -
 
 
 def bucketed(histories: Int[np.ndarray, "U T"]) -> Iterator[tuple[np.ndarray, Int[np.ndarray, "B T"]]]:
-    """Rows of left-padded histories in batches of a few fixed shapes.
+    """Rows of left-padded histories in batches of a few fixed shapes; one shape where there is one batch.
 
     Yields:
         The indices of up to ``EVALUATION_ROWS`` rows, and those rows without most of their padding, repeated to
         ``EVALUATION_ROWS``.
     """
     lengths = np.maximum(np.count_nonzero(histories, axis=1), 1)
-    widths = choose_widths(lengths, 3, histories.shape[1])
+    widths = choose_widths(lengths, 3 if len(histories) > EVALUATION_ROWS else 1, histories.shape[1])
     for below, width in zip([0, *widths], widths, strict=False):
         chosen = np.flatnonzero((lengths > below) & (lengths <= width))
         for begin in range(0, len(chosen), EVALUATION_ROWS):

@@ -43,7 +43,7 @@ from allmrec_jax.models.recformer import (
 )
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.settings import setting
-from allmrec_jax.training.cf import ValidationSettings, candidate_metrics, load_validation
+from allmrec_jax.training.cf import ValidationBatch, ValidationSettings, candidate_metrics, load_validation
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
 from allmrec_jax.training.morec import require_titles
@@ -285,15 +285,21 @@ def make_validation(
 
     def evaluate(state: RecformerState) -> dict[str, float]:
         totals: dict[str, float] = {}
-        table = normalized(state.table)
         for batch, rows in zip(batches, histories, strict=True):
-            vectors = normalized(jnp.asarray(encode_histories(config, state.params["encoder"], tokens, rows)))
-            scores = jnp.einsum("bd,bkd->bk", vectors, table[batch.candidates])
-            for name, value in jax.device_get(candidate_metrics(scores, batch.weight)).items():
+            vectors = jnp.asarray(encode_histories(config, state.params["encoder"], tokens, rows))
+            for name, value in jax.device_get(_validate(vectors, state.table, batch)).items():
                 totals[name] = totals.get(name, 0.0) + float(value) / users
         return totals
 
     return evaluate
+
+
+@jax.jit
+def _validate(
+    vectors: Float[Array, "B D"], table: Float[Array, "N+1 D"], batch: ValidationBatch
+) -> dict[str, Float[Array, ""]]:
+    scores = jnp.einsum("bd,bkd->bk", normalized(vectors), normalized(table)[batch.candidates])
+    return candidate_metrics(scores, batch.weight)
 
 
 class _Training(NamedTuple):

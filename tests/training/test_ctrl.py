@@ -108,18 +108,31 @@ def test_texts_tell_the_training_history_and_nothing_else(planted, encoder_path)
     assert last.weights.sum() == planted.num_users - 50 * (sampler.steps_per_epoch - 1)
 
 
-def test_it_beats_popularity_from_pretrained_parameters(planted, encoder_path, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def pretrained(planted, encoder_path, tmp_path_factory):
+    """The finished pre-training that :func:`train_ctrl` takes up."""
+    encoder, model = load_sentence_encoder(encoder_path), SETTINGS.module(planted.num_users, planted.num_items)
+    out = tmp_path_factory.mktemp("pretrained")
+    with jax.numpy_dtype_promotion("standard"):
+        return ctrl.pretrain(planted, encoder, model, SETTINGS.pretraining, 0, out, resume=False, quiet=True)
+
+
+def test_pretraining_lowers_its_loss(pretrained):
+    losses = [json.loads(line)["loss"] for line in (pretrained.path / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+
+
+def test_it_beats_popularity_from_pretrained_parameters(planted, encoder_path, pretrained, monkeypatch):
     started = []
     fit = ctrl.fit_cf
     monkeypatch.setattr(ctrl, "fit_cf", lambda run, model, params, *rest, **how: (
         started.append(jax.device_get(params)), fit(run, model, params, *rest, **how)))  # fmt: skip
-    run = train_ctrl(planted, encoder_path, SETTINGS, 0, tmp_path, quiet=True)
+    before = pretrained.path
+    run = train_ctrl(planted, encoder_path, SETTINGS, 0, before.parents[2], quiet=True)
     gain, error = planted_texts.excess(planted, load_export(run / "export", "x"))
     assert gain > 3 * error
 
-    before = next((tmp_path / "texts" / "ctrl-contrast").iterdir())
-    losses = [json.loads(line)["loss"] for line in (before / "metrics.jsonl").read_text().splitlines()]
-    assert losses[-1] < losses[0]
+    assert [*before.parent.iterdir()] == [before], "the pre-training at hand was taken"
     fresh = init_params(SETTINGS.module(1, planted.num_items).config, jax.random.key(0))
     moved = np.asarray(started[0]["blocks"]["attention"]["in_proj_bias"])
     assert np.any(moved != np.asarray(fresh["blocks"]["attention"]["in_proj_bias"])), "zero at first, then trained"

@@ -14,18 +14,25 @@ from allmrec_jax.training.cf import GRU4RecSettings, SASRecSettings, train_cf
 from allmrec_jax.training.stage1 import Stage1Settings, train_stage1
 from allmrec_jax.training.stage2 import Stage2Settings, train_stage2
 
-GROUPS, SIZE, USERS, CANDIDATES = 4, 12, 160, 10
+GROUPS, SIZE, USERS, CANDIDATES = 4, 12, 100, 5
 CF: dict[str, Any] = dict(
-    dim=16, max_length=8, learning_rate=1e-2, batch_size=64, epochs=20, buckets=1, evaluate_every=20, patience=0,
+    dim=16, max_length=8, learning_rate=2e-2, batch_size=50, epochs=12, buckets=1, evaluate_every=12, patience=0,
     loss="softmax", choose="last", validation_negatives=10, validation_users=20,
 )  # fmt: skip
 MODELS = {"sasrec": SASRecSettings(blocks=1, dropout=0.2, **CF), "gru4rec": GRU4RecSettings(hidden=16, **CF)}
+# Joint embeddings as wide as the CF model's vectors: MLP-LLM's programs serve A-LLMRec too.
 STAGE1 = Stage1Settings(
-    epochs=20, batch_size=64, learning_rate=3e-3, freeze_encoder=True, text_max_tokens=16, validation_users=0
+    latent_dim=CF["dim"],
+    epochs=8,
+    batch_size=50,
+    learning_rate=1e-2,
+    freeze_encoder=True,
+    text_max_tokens=16,
+    validation_users=0,
 )
 # A language model that is sure of itself gives fresh projectors no gradient: without a warm start nothing is learnt.
 STAGE2 = Stage2Settings(
-    steps=2, batch_size=8, learning_rate=1e-3, warm_start_steps=40, positions="all", history_length=2,
+    steps=2, batch_size=8, learning_rate=1e-3, warm_start_steps=30, positions="all", history_length=2,
     candidates=CANDIDATES, title_max_tokens=6, dtype="float32", choose="last",
 )  # fmt: skip
 
@@ -74,7 +81,7 @@ def judge(place, name, runs):
     """Holds a system's Hit@1 against popularity's: three standard errors beyond, or within two where shuffled."""
     dataset, _, _, shuffled = place
     asked = make_candidates(dataset, count=CANDIDATES)
-    sources = Sources(dataset, runs, EvaluationSettings(llm="opt-nano", batch_size=40, generate=False))
+    sources = Sources(dataset, runs, EvaluationSettings(llm="opt-nano", batch_size=50, generate=False))
     outcome = SYSTEMS[name].answer(sources, Questions(dataset, asked), name, lambda count: None)
     noise = np.random.default_rng(1).random(asked.candidates.shape)  # popularity's ties are broken at random
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import partial
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ SIZES = dataclasses.replace(
 )  # fmt: skip
 SETTINGS = RecformerSettings(
     start="scratch", attention_window=8, max_items=9, attribute_tokens=5, max_tokens=32, temperature=0.1,
-    batch_size=50, learning_rate=3e-3, pretrain_epochs=5, epochs=1, evaluate_every=1, patience=2,
+    batch_size=50, learning_rate=3e-3, pretrain_epochs=3, epochs=1, evaluate_every=1, patience=2,
     validation_negatives=20, validation_users=100,
 )  # fmt: skip
 
@@ -43,8 +44,8 @@ def standard_promotion():
         yield
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def small():
     """The planted words' tokenizer and a Longformer of one layer, in place of those from scratch."""
 
     def made(config, seed):
@@ -57,7 +58,9 @@ def small(monkeypatch):
         params = {"encoder": encoder, "head": head}
         return dataclasses.replace(nano, config=config, params=params, tokenizer=tokenizer, start=2, mask=4)
 
-    monkeypatch.setattr(recformer, "nano_longformer", made)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recformer, "nano_longformer", made)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -154,17 +157,28 @@ def test_masked_tokens_are_a_share_of_the_real_ones():
     assert chosen.sum(axis=1).max() <= most_masked(43, 0.15) < 43
 
 
-def test_it_beats_popularity_in_three_runs(planted, tmp_path):
-    run = train_recformer(planted, SETTINGS, 0, tmp_path, quiet=True)
+@pytest.fixture(scope="module")
+def pretrained(small, planted, tmp_path_factory):
+    """Where training stopped between its first run, the pre-training, and its second."""
+    out = tmp_path_factory.mktemp("pretrained")
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.setattr(recformer, "_finetune", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_recformer(planted, SETTINGS, 0, out, quiet=True)
+    return out
+
+
+def test_it_beats_popularity_in_three_runs(planted, pretrained, monkeypatch):
+    monkeypatch.setattr(recformer, "_pretrain", None)  # done, and not to be done again
+    run = train_recformer(planted, SETTINGS, 0, pretrained, resume=True, quiet=True)
     model = load_export(run / "export", "x")
     gain, error = planted_texts.excess(planted, model)
     assert gain > 3 * error
 
     assert run.parent.name == "recformer-tiny"
-    first = next((tmp_path / "texts" / "recformer-tiny-stage1").iterdir())
+    first = next((pretrained / "texts" / "recformer-tiny-stage1").iterdir())
     before = recformer.load_arrays(first / "export" / "items.safetensors")["table"]
     np.testing.assert_array_equal(model.item_vectors(), before)  # frozen in the second stage
-    assert train_recformer(planted, SETTINGS, 0, tmp_path, quiet=True) == run
 
 
 def test_it_finds_nothing_in_shuffled_interactions(tmp_path):
@@ -172,6 +186,7 @@ def test_it_finds_nothing_in_shuffled_interactions(tmp_path):
     run = train_recformer(shuffled, SETTINGS, 0, tmp_path, quiet=True)
     gain, error = planted_texts.excess(shuffled, load_export(run / "export", "x"))
     assert abs(gain) < 2 * error
+    assert train_recformer(shuffled, SETTINGS, 0, tmp_path, quiet=True) == run
 
 
 def test_more_tokens_than_the_longformer_reads_are_refused(planted, tmp_path):

@@ -33,10 +33,10 @@ from allmrec_jax.training.tallrec import (
 )
 
 SETTINGS = TallrecSettings(
-    steps=60, batch_size=32, learning_rate=0.03, schedule="cosine", history_length=3, title_max_tokens=8,
+    steps=80, batch_size=8, learning_rate=0.005, schedule="cosine", history_length=1, title_max_tokens=8,
     dtype="float32", choose="last",
 )  # fmt: skip
-TITLES = TallrecSettings(**{**dataclasses.asdict(SETTINGS), "protocol": "titles", "batch_size": 8})
+TITLES = TallrecSettings(**{**dataclasses.asdict(SETTINGS), "protocol": "titles", "steps": 40})
 USERS, MOONS, FOXES = 300, 8, 24
 
 
@@ -90,7 +90,7 @@ def llm_path(tmp_path_factory):
 
 def hits(dataset, path):
     """Per test user whether the trained system, and popularity, rank the target first."""
-    asked = make_candidates(dataset, cut="test", max_users=200)
+    asked = make_candidates(dataset, cut="test", count=8, max_users=200)
     histories, _ = dataset.history(asked.users, "test", SETTINGS.history_length)
     recommender = load_tallrec(path).recommender(dataset.titles, batch_size=50)
     scores = recommender.rank(histories, asked.candidates), dataset.train_count[asked.candidates]
@@ -159,7 +159,7 @@ def test_dropout_differs_from_step_to_step(planted, parts):
 
 
 def test_yes_no_batches_ask_about_the_target_and_about_items_never_met(planted, parts):
-    settings = dataclasses.replace(SETTINGS, negatives=3, positions="all")
+    settings = dataclasses.replace(SETTINGS, batch_size=32, negatives=3, positions="all")
     prompts = sampled(planted, parts, settings, 5)
     again = sampled(planted, parts, settings, 5)
     jax.tree.map(np.testing.assert_array_equal, prompts, again)
