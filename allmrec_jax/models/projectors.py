@@ -57,8 +57,10 @@ class Projectors(nn.Module):
 
 def init_params(width: int, user_dim: int | None, item_dim: int | None, key: jax.Array) -> dict[str, Any]:
     """Fresh projector parameters; ``None`` leaves a projector out."""
-    users, items = (None if dim is None else jnp.zeros((1, dim)) for dim in (user_dim, item_dim))
-    return Projectors(width).init(key, users, items).get("params", {})
+    users, items = (
+        None if dim is None else jax.ShapeDtypeStruct((1, dim), jnp.float32) for dim in (user_dim, item_dim)
+    )
+    return Projectors(width).lazy_init(key, users, items).get("params", {})
 
 
 def embed_prompts(

@@ -232,10 +232,10 @@ def pretrain(
         return run
     sampler = Sampler(dataset, encoder, settings, seed)
     optimizer, step = make_step(encoder, model, settings, seed)
-    shapes = (jnp.zeros((1, settings.dim)), jnp.zeros((1, encoder.dim)))
+    shapes = [jax.ShapeDtypeStruct((1, dim), jnp.float32) for dim in (settings.dim, encoder.dim)]
     params = {
         "cf": init_params(model.config, jax_key(seed, "cf-init")),
-        "aligner": Aligner(settings.dim, settings.subspaces).init(jax_key(seed, "ctrl/init"), *shapes)["params"],
+        "aligner": Aligner(settings.dim, settings.subspaces).lazy_init(jax_key(seed, "ctrl/init"), *shapes)["params"],
         "encoder": jax.tree.map(jnp.asarray, encoder.params),
     }
     state = sharding.place(ContrastState(params, optimizer.init(params), jnp.zeros((), jnp.int32)))

@@ -292,7 +292,8 @@ def train_morec(
         for name, leaf in init_params(dataclasses.replace(config, num_items=1), jax_key(seed, "morec/init")).items()
         if name != "item_embedding"
     }
-    head = Head(settings.dim).init(jax_key(seed, "morec/init", 1), jnp.zeros((1, encoder.dim)))["params"]
+    texts = jax.ShapeDtypeStruct((1, encoder.dim), jnp.float32)
+    head = Head(settings.dim).lazy_init(jax_key(seed, "morec/init", 1), texts)["params"]
     params = {"sasrec": sasrec, "head": head, "encoder": jax.tree.map(jnp.asarray, encoder.params)}
     state = sharding.place(MoRecState(params, make_optimizer(settings).init(params), jnp.zeros((), jnp.int32)))
     validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0

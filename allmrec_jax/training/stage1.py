@@ -423,8 +423,8 @@ def train_stage1(
     total_steps = settings.epochs * sampler.steps_per_epoch
 
     model = Model(Alignment(cf.dim, encoder.dim, settings.latent_dim), encoder, settings)
-    shapes = (np.zeros((1, cf.dim), np.float32), np.zeros((1, encoder.dim), np.float32))
-    params = {"alignment": model.alignment.init(jax_key(seed, "stage1/init"), *shapes)["params"]}
+    shapes = [jax.ShapeDtypeStruct((1, dim), jnp.float32) for dim in (cf.dim, encoder.dim)]
+    params = {"alignment": model.alignment.lazy_init(jax_key(seed, "stage1/init"), *shapes)["params"]}
     if not settings.freeze_encoder:
         params["encoder"] = jax.tree.map(jnp.asarray, encoder.params)
     optimizer = make_optimizer(settings, total_steps)

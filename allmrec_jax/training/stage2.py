@@ -419,11 +419,11 @@ def start_projectors(params: Any, frozen: Frozen, sampler: Sampler) -> Any:
         if titles is not None:
             return Start(column, users, titles=titles[question.candidates])
         assert latents is not None
-        items = latents[sampler.rows(question.candidates, index, purpose)]
+        items = jnp.take(latents, sampler.rows(question.candidates, index, purpose), axis=0)
         if users is not None:
             return Start(column, users, items=items)
         read = question.histories[:, -settings.history_length :]
-        history = latents[sampler.rows(read, index, f"{purpose}/history")]
+        history = jnp.take(latents, sampler.rows(read, index, f"{purpose}/history"), axis=0)
         return Start(column, history=history, real=jnp.asarray(read > 0), items=items)
 
     return warm_start(params, words, batch_at, settings.warm_start_steps)[0]
