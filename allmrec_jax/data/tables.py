@@ -48,6 +48,13 @@ def read_table(
         table = path if name in ("user", "item", "rating", "time") else item_path
         if column not in _column_names(table):
             raise UserError(f"{table}: no column {column!r} (--columns {name}={column})")
+    for name, table in (("user", path), ("item", path), ("item", item_path)):
+        if names[name] not in (found := _column_names(table)):
+            line = "" if table.suffix == ".parquet" else "line 1: "
+            raise UserError(
+                f"{table}: {line}no column {names[name]!r}; found: {', '.join(found) or 'an empty file'}; "
+                f"say which one it is with --columns {name}=…"
+            )
     fields = {"user": Field(names["user"], "id"), "item": Field(names["item"], "id")}
     for name in ("rating", "time"):
         if names[name] in present:
@@ -93,9 +100,6 @@ def _read(path: Path, reading: Reading, fields: Mapping[str, Field], what: str) 
     if path.suffix != ".parquet":
         return gather(read_delimited(path, reading, fields, separator=_separator(path)), path, what)
     present = _column_names(path)
-    for field in fields.values():
-        if field.required and field.key not in present:
-            raise UserError(f"{path}: no column {field.key!r}; found: {', '.join(present)}")
     columns = [pl.col(field.key).alias(name) for name, field in fields.items() if field.key in present]
     try:
         frame = pl.scan_parquet(path).select(columns).with_row_index("", 1).collect()

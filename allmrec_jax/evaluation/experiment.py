@@ -259,17 +259,12 @@ class Workplace:
     models: Mapping[str, str]
     mesh: MeshShape | None = None
 
-    @functools.cached_property
-    def _hashes(self) -> dict[tuple[str, str], str]:
-        return {}
-
     def model_hash(self, role: str, settings: Any) -> str:
         """What a pretrained model is known by in identities; :class:`UserError` where it is not there."""
-        name = self.models[role]
-        key = (role, f"{name} {settings.dtype}" if role == "encoder" else name)
-        if key not in self._hashes:
-            self._hashes[key] = _model_hash(role, name, settings)
-        return self._hashes[key]
+        found = _model_hash(role, self.models[role], settings.dtype if role == "encoder" else None)
+        if isinstance(found, UserError):
+            raise UserError(str(found))
+        return found
 
     def identity(self, node: Training) -> str:
         """The identity that the node's run has, or will have."""
@@ -370,20 +365,25 @@ class Workplace:
         }
 
 
-def _model_hash(role: str, name: str, settings: Any) -> str:
+@functools.cache
+def _model_hash(role: str, name: str, dtype: str | None) -> str | UserError:
+    """A model's hash, or why there is none: found once for all tables, for it may mean 13 GB or a hub out of reach."""
     import jax.numpy as jnp
 
-    if role == "llm":
-        from allmrec_jax.convert.opt import llm_hash
+    try:
+        if role == "llm":
+            from allmrec_jax.convert.opt import llm_hash
 
-        return llm_hash(name)
-    if role == "longformer":
-        from allmrec_jax.convert.longformer import load_longformer
+            return llm_hash(name)
+        if role == "longformer":
+            from allmrec_jax.convert.longformer import load_longformer
 
-        return load_longformer(name).fingerprint
-    from allmrec_jax.convert.sentence_transformers import fingerprint, load_sentence_encoder
+            return load_longformer(name).fingerprint
+        from allmrec_jax.convert.sentence_transformers import fingerprint, load_sentence_encoder
 
-    return fingerprint(load_sentence_encoder(name, jnp.dtype(settings.dtype)))
+        return fingerprint(load_sentence_encoder(name, jnp.dtype(dtype)))
+    except UserError as error:
+        return error
 
 
 def plan(rows: Sequence[Row]) -> list[Training]:

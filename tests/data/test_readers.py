@@ -175,6 +175,7 @@ def test_table_with_named_columns(tmp_path, suffix):
             frame.write_parquet(path)
         else:
             frame.write_csv(path, separator="\t" if suffix == "tsv" else ",")
+    (tmp_path / "x.csv").write_text("user_id,item_id\n7,a\n")
     columns = {"user": "who", "item": "sku", "rating": "stars", "title": "label"}
     source, _ = read(tmp_path / f"clicks.{suffix}", items=tmp_path / f"goods.{suffix}", columns=columns)
     assert source.interactions.rows() == [("7", "a", 5.0, 10.0), ("8", "b", 1.0, 20.0)]
@@ -182,8 +183,10 @@ def test_table_with_named_columns(tmp_path, suffix):
     assert found["a"]["title"] == 'Two\nlines, "quoted"' and found["a"]["categories"] == ["X", "Y"]
     with pytest.raises(UserError, match=r"no column 'price' \(--columns rating=price\)"):
         read(tmp_path / f"clicks.{suffix}", columns=columns | {"rating": "price"})
-    with pytest.raises(UserError, match="no column 'user_id'"):
+    with pytest.raises(UserError, match=r"no column 'user_id'; found: who, sku, .* with --columns user=…"):
         read(tmp_path / f"clicks.{suffix}")
+    with pytest.raises(UserError, match=rf"goods\.{suffix}: .*no column 'item_id'; found: .* with --columns item=…"):
+        read(tmp_path / "x.csv", items=tmp_path / f"goods.{suffix}")
     with pytest.raises(UserError, match="--columns: unknown 'usr'"):
         read(tmp_path / f"clicks.{suffix}", columns={"usr": "who"})
 

@@ -467,6 +467,22 @@ def test_all_goes_on_where_a_table_cannot_be_made(place, capsys, monkeypatch):
     assert (place / "all" / "table9" / "table9.md").is_file()
 
 
+def test_all_asks_for_a_model_once_whether_it_is_there_or_not(place, monkeypatch, capsys):
+    asked = []
+
+    def llm_hash(name):
+        asked.append(name)
+        raise UserError(f"{name}: the hub can't be reached")
+
+    monkeypatch.setattr("allmrec_jax.convert.opt.llm_hash", llm_hash)
+    monkeypatch.setattr("allmrec_jax.eval.all.TABLES", ("table1", "table4", "table9"))
+    words = [word.replace("table1", "all") for word in arguments(place, "--llm", "far/away", "--dry-run", out="far")]
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--systems", "A-LLMRec"])
+    assert "3 of 3 tables were not made; table1: far/away: the hub can't be reached" in capsys.readouterr().err
+    assert asked == ["far/away"]
+
+
 def test_tuning_chooses_on_validation_and_prints_the_best(place, in_this_process, monkeypatch):
     from allmrec_jax.eval import tune
 
