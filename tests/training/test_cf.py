@@ -73,6 +73,20 @@ def test_widths_waste_the_least(count):
     assert cf.choose_widths(lengths, 1, 20) == [20]
 
 
+@pytest.mark.parametrize(("users", "most"), [(7, 1), (cf.EVALUATION_ROWS, 1), (cf.EVALUATION_ROWS + 1, 3), (1500, 3)])
+def test_batches_hold_each_user_once_in_few_shapes(users, most):
+    rng = np.random.default_rng(0)
+    histories = rng.integers(1, 99, (users, 20)) * (np.arange(20) >= rng.integers(0, 21, users)[:, None])
+    met, shapes = [], set()
+    for rows, part in cf.bucketed(histories):
+        shapes.add(part.shape)
+        met += rows.tolist()
+        width = part.shape[1]
+        np.testing.assert_array_equal(part[: len(rows)], histories[rows, 20 - width :])
+        assert not histories[rows, : 20 - width].any()
+    assert sorted(met) == list(range(users)) and len(shapes) <= most
+
+
 def test_training_data_holds_training_items_only(dataset):
     data = cf.load_train_data(dataset, SETTINGS)
     assert len(data.buckets) == 2
