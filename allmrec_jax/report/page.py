@@ -42,7 +42,7 @@ ABOUT = {
     "MoRec": "SASRec over fine-tuned text vectors instead of item numbers",
     "CTRL": "SASRec aligned with a text encoder, answers without it",
     "RECFORMER": "a language model over key-value item texts",
-    "RECFORMER (tiny)": "the same from scratch, small",
+    "RECFORMER (tiny)": "a small language model over key-value item texts, from scratch",
     "LLM-Only": "the frozen language model, titles only",
     "TALLRec (yes-no)": "LoRA on the language model, asked about one item at a time",
     "TALLRec (titles)": "LoRA on the language model, answers with a title",
