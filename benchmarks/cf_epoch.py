@@ -31,6 +31,7 @@ from torch.nn import functional
 from allmrec_jax.data.dataset import Dataset, write_dataset
 from allmrec_jax.parity.official import import_clone
 from allmrec_jax.rng import jax_key
+from allmrec_jax.runs import versions
 from allmrec_jax.training.cf import (
     ARCHITECTURES,
     PRESETS,
@@ -41,7 +42,6 @@ from allmrec_jax.training.cf import (
     steps_per_epoch,
     train_epoch,
 )
-from allmrec_jax.training.run import versions
 
 DIM, LENGTH, BATCH = 50, 50, 128
 OFFICIAL = {"pre_train.sasrec.model": ("SASRec",), "pre_train.sasrec.utils": ("WarpSampler",)}

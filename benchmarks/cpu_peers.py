@@ -33,18 +33,18 @@ from torch.nn import functional
 from transformers import DistilBertConfig, DistilBertModel, OPTConfig, OPTForCausalLM
 
 from allmrec_jax.cli import in_huge_pages
-from allmrec_jax.convert.opt import load_opt
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import SoftTokens, respond
 from allmrec_jax.inference.rank import pack_answers
 from allmrec_jax.models.alignment import Alignment
-from allmrec_jax.models.opt import OPT, Block, unstacked
+from allmrec_jax.models.llm.opt import OPT, Block, unstacked
 from allmrec_jax.models.projectors import init_params as init_projectors
 from allmrec_jax.models.text_encoder import SentenceEncoder, TextEncoder, TextEncoderConfig
 from allmrec_jax.models.text_encoder import init_params as init_encoder
+from allmrec_jax.pretrained.llm import load_opt
 from allmrec_jax.prompts import ITEM_SLOT, STYLES, USER_SLOT, TitleTable, build_prompts
+from allmrec_jax.runs import versions
 from allmrec_jax.training import stage1, stage2
-from allmrec_jax.training.run import versions
 
 ITEMS = 500
 NEW_TOKENS = 32

@@ -31,7 +31,7 @@ from typing import Any
 import click
 import numpy as np
 
-from allmrec_jax.models.opt import PUBLISHED, OPTConfig
+from allmrec_jax.models.llm.opt import PUBLISHED, OPTConfig
 from allmrec_jax.prompts import STYLES, Pieces, PromptBatch, PromptTables, TitleTable, build_prompts, prompt_text
 
 USER_DIM, LATENT_DIM, ITEMS, TITLE = 50, 128, 500, 16
@@ -102,7 +102,7 @@ def random_params(config: OPTConfig, dtype: Any) -> Any:
     """Parameters of the checkpoint's layout, made on the device in ``dtype`` leaf by leaf: never all in float32."""
     import jax
 
-    from allmrec_jax.models.opt import init_params
+    from allmrec_jax.models.llm.opt import init_params
 
     shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     leaves, tree = jax.tree.flatten(shapes)
@@ -112,7 +112,7 @@ def random_params(config: OPTConfig, dtype: Any) -> Any:
 
 def parameter_count(config: OPTConfig) -> int:
     """N, tables included."""
-    from allmrec_jax.plan import weight_bytes
+    from allmrec_jax.planning.stage2 import weight_bytes
     from allmrec_jax.sharding import MeshShape
 
     return weight_bytes(config, MeshShape(), 1)
@@ -169,8 +169,8 @@ def run_ours(trial: Trial) -> dict[str, Any]:
     from allmrec_jax.inference.decode import DecodeSettings
     from allmrec_jax.inference.llm import SoftTokens, respond
     from allmrec_jax.inference.rank import pack_answers
-    from allmrec_jax.models.int8 import quantize_params
-    from allmrec_jax.models.opt import OPT
+    from allmrec_jax.models.llm.int8 import quantize_params
+    from allmrec_jax.models.llm.opt import OPT
     from allmrec_jax.models.projectors import init_params as init_projectors
     from allmrec_jax.training.stage2 import PRESETS, Batch, Frozen, Stage2State, make_optimizer, make_step
 
@@ -331,7 +331,7 @@ def main(
             found = run_torch(asked, child)
         path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
         return
-    from allmrec_jax.training.run import versions
+    from allmrec_jax.runs import versions
 
     sides: dict[str, Any] = {}
     for side in SIDES:

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from full_size import LATENT_DIM, TRIAL, USER_DIM, World, random_params
 
-from allmrec_jax.models.opt import OPT, PUBLISHED, OPTConfig, causal_attention, init_params
+from allmrec_jax.models.llm.opt import OPT, PUBLISHED, OPTConfig, causal_attention, init_params
 from allmrec_jax.models.projectors import init_params as init_projectors
-from allmrec_jax.plan import ITEMS, Work, make_plan
-from allmrec_jax.plan import Device as PlannedDevice
+from allmrec_jax.planning.stage2 import ITEMS, Work, make_plan
+from allmrec_jax.planning.stage2 import Device as PlannedDevice
 from allmrec_jax.prompts import PromptBatch
+from allmrec_jax.runs import Run
 from allmrec_jax.sharding import MeshShape
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
-from allmrec_jax.training.run import Run
 from allmrec_jax.training.stage2 import PRESETS, Batch, Frozen, Stage2State, make_optimizer, make_step
 
 

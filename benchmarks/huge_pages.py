@@ -69,7 +69,7 @@ def main(prompts: int, tokens: int, repeats: int, processes: int, out: Path | No
     if child:
         print(json.dumps(measure(prompts, tokens, repeats)))
         return
-    from allmrec_jax.training.run import versions
+    from allmrec_jax.runs import versions
 
     kinds: dict[str, list[Any]] = {"small": [], "huge": []}
     command = [

@@ -22,12 +22,12 @@ from full_size import random_params
 
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import Dataset, load_dataset
-from allmrec_jax.evaluation.metrics import ranking_metrics, target_ranks
 from allmrec_jax.evaluation.systems import SYSTEMS, EvaluationSettings, Questions, Sources
-from allmrec_jax.models.int8 import quantize_params
-from allmrec_jax.models.opt import OPT, PUBLISHED
+from allmrec_jax.metrics import ranking_metrics, target_ranks
+from allmrec_jax.models.llm.int8 import quantize_params
+from allmrec_jax.models.llm.opt import OPT, PUBLISHED
+from allmrec_jax.runs import load_run, versions
 from allmrec_jax.training.metrics import read_lines
-from allmrec_jax.training.run import load_run, versions
 from allmrec_jax.training.stage2 import load_stage2, train_stage2
 
 LENGTH, ROWS = 256, 2

@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
-from allmrec_jax.convert.opt import load_tokenizer
 from allmrec_jax.data.dataset import Dataset, load_dataset
+from allmrec_jax.pretrained.llm import load_tokenizer
 from allmrec_jax.prompts import PromptTables, title_table
-from allmrec_jax.training.run import versions
+from allmrec_jax.runs import versions
 from allmrec_jax.training.stage2 import PRESETS, Sampler, Stage2Settings
 
 

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from allmrec_jax.data.lexicon import FUNCTION, PLAIN, THEMES
+from allmrec_jax.embedded.lexicon import FUNCTION, PLAIN, THEMES
 
 REVIEWS, USERS, ITEMS = 8_765_568, 3_826_085, 182_032
 """The real files' counts."""

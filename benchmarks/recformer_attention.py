@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from allmrec_jax.models.longformer import window_attention
-from allmrec_jax.training.run import versions
+from allmrec_jax.runs import versions
 
 
 def dense_attention(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:

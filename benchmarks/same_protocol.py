@@ -339,13 +339,13 @@ def stage1_ours(task: Task, seed: int, clone: Path) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from allmrec_jax.convert import official
-    from allmrec_jax.convert.official_files import Layout, read_sasrec
-    from allmrec_jax.convert.sentence_transformers import load_sentence_encoder
     from allmrec_jax.data.dataset import item_texts, load_dataset
     from allmrec_jax.models.alignment import Alignment
     from allmrec_jax.models.cf.sasrec import SASRecCF, SASRecConfig
     from allmrec_jax.models.text_encoder import encode_table, tokenize_texts
+    from allmrec_jax.official import parameters as official
+    from allmrec_jax.official.files import Layout, read_sasrec
+    from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
     from allmrec_jax.rng import jax_key
     from allmrec_jax.settings import resolve
     from allmrec_jax.training import stage1
@@ -545,10 +545,10 @@ def in_batches(function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.n
 
 def prepare_task(source: Path, work: Path, rules: dict[str, Rule], seeds: int) -> Task:
     """The data set, prepared with preset ``paper``, who is asked, and the files that the official code starts from."""
-    from allmrec_jax.convert.official_files import Layout, export_data
     from allmrec_jax.data.candidates import load_candidates
     from allmrec_jax.data.dataset import load_dataset
     from allmrec_jax.data.prepare import prepare
+    from allmrec_jax.official.files import Layout, export_data
     from allmrec_jax.settings import resolve
     from allmrec_jax.training import cf
 

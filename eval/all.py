@@ -11,7 +11,7 @@ import click
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.eval.runner import Options, Table, locked, only_planned, table_options, target_option
-from allmrec_jax.evaluation.experiment import held
+from allmrec_jax.experiments.experiment import held
 from allmrec_jax.fileio import write_text
 
 TABLES = (

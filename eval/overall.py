@@ -19,7 +19,6 @@ from allmrec_jax.commands.mesh import llm_of_runs, mesh_options
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.evaluation.results import table, users_frame, write_results
-from allmrec_jax.evaluation.rows import is_baseline
 from allmrec_jax.evaluation.systems import (
     SYSTEMS,
     EvaluationSettings,
@@ -29,9 +28,10 @@ from allmrec_jax.evaluation.systems import (
     compared_pairs,
     prompts_at_once,
 )
+from allmrec_jax.experiments.rows import is_baseline
 from allmrec_jax.inference.decode import PRESETS
+from allmrec_jax.runs import versions
 from allmrec_jax.settings import resolve, settings_options
-from allmrec_jax.training.run import versions
 
 SCENARIO = "overall"
 

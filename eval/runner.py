@@ -12,7 +12,9 @@ import click
 from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.data.scenarios import Scenario, overall
 from allmrec_jax.eval.overall import progress
-from allmrec_jax.evaluation.experiment import (
+from allmrec_jax.evaluation.results import table
+from allmrec_jax.evaluation.systems import EvaluationSettings, prompts_at_once
+from allmrec_jax.experiments.experiment import (
     Asking,
     Row,
     Workplace,
@@ -25,8 +27,7 @@ from allmrec_jax.evaluation.experiment import (
     show_plan,
     write_slurm,
 )
-from allmrec_jax.evaluation.results import table
-from allmrec_jax.evaluation.rows import (
+from allmrec_jax.experiments.rows import (
     OTHER_PRESET,
     REDUCED,
     REDUCED_ROW,
@@ -36,7 +37,6 @@ from allmrec_jax.evaluation.rows import (
     choose,
     is_baseline,
 )
-from allmrec_jax.evaluation.systems import EvaluationSettings, prompts_at_once
 from allmrec_jax.fileio import write_text
 from allmrec_jax.inference.decode import PRESETS as DECODING
 from allmrec_jax.settings import resolve
@@ -225,7 +225,7 @@ def plan_table(
         budget: of its rows, where it is not the preset's own.
         reference: the row that every other one is tested against.
         published: the paper's table, see :func:`allmrec_jax.report.paper.hit_at_1`.
-        question: see :class:`allmrec_jax.evaluation.experiment.Asking`.
+        question: see :class:`allmrec_jax.experiments.experiment.Asking`.
         render: see :class:`Table`; by default :func:`render_table`.
 
     Raises:

@@ -3,7 +3,7 @@
 import click
 
 from allmrec_jax.eval.runner import Options, Table, make_tables, plan_table, table_options
-from allmrec_jax.evaluation.rows import known_systems
+from allmrec_jax.experiments.rows import known_systems
 
 
 @click.command(

@@ -7,7 +7,7 @@ ran. Answering time is a whole evaluation, model loading and compilation with it
 import click
 
 from allmrec_jax.eval.runner import Options, Table, make_tables, plan_table, table_options
-from allmrec_jax.evaluation.rows import TALLREC
+from allmrec_jax.experiments.rows import TALLREC
 
 SYSTEMS = (*TALLREC, "A-LLMRec", "A-LLMRec_all")
 

@@ -7,7 +7,7 @@ are slices of Table 1's answers, which are read again where they are there.
 import click
 
 from allmrec_jax.eval.runner import Options, Table, make_tables, plan_table, table_options
-from allmrec_jax.evaluation.rows import TALLREC, TEXT_SYSTEMS
+from allmrec_jax.experiments.rows import TALLREC, TEXT_SYSTEMS
 
 SYSTEMS = ("SASRec", *TEXT_SYSTEMS, *TALLREC, "A-LLMRec", "A-LLMRec (SBERT)")
 

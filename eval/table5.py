@@ -12,7 +12,7 @@ import click
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.data.scenarios import Scenario, cold_users
 from allmrec_jax.eval.runner import Options, Table, make_tables, plan_table, table_options
-from allmrec_jax.evaluation.rows import TALLREC, TEXT_SYSTEMS
+from allmrec_jax.experiments.rows import TALLREC, TEXT_SYSTEMS
 
 SYSTEMS = ("SASRec", *(name for name in TEXT_SYSTEMS if name != "CTRL"), *TALLREC, "MLP-LLM", "A-LLMRec")
 PUBLISHED = "table5_cold_users"

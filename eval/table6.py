@@ -7,7 +7,7 @@ import click
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.data.scenarios import Scenario, few_shot
 from allmrec_jax.eval.runner import Options, Table, make_tables, plan_table, table_options
-from allmrec_jax.evaluation.rows import FEW_SHOT, TALLREC, TEXT_SYSTEMS
+from allmrec_jax.experiments.rows import FEW_SHOT, TALLREC, TEXT_SYSTEMS
 
 SYSTEMS = ("SASRec", *sorted({"MoRec"} & set(TEXT_SYSTEMS)), *TALLREC, "A-LLMRec", "A-LLMRec (SBERT)")
 

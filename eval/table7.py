@@ -10,7 +10,7 @@ from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.data.scenarios import Scenario, cross_domain
 from allmrec_jax.errors import UserError
 from allmrec_jax.eval.runner import Options, Table, make_tables, plan_table, table_options, target_option
-from allmrec_jax.evaluation.rows import TALLREC, TEXT_SYSTEMS
+from allmrec_jax.experiments.rows import TALLREC, TEXT_SYSTEMS
 
 SYSTEMS = ("SASRec", *(name for name in TEXT_SYSTEMS if name != "CTRL"), *TALLREC, "A-LLMRec", "A-LLMRec (SBERT)")
 

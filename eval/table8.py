@@ -3,7 +3,7 @@
 import click
 
 from allmrec_jax.eval.runner import Options, Table, make_tables, plan_table, table_options
-from allmrec_jax.evaluation.rows import REDUCED, STAGE1_ABLATIONS
+from allmrec_jax.experiments.rows import REDUCED, STAGE1_ABLATIONS
 
 
 @click.command(

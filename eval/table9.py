@@ -7,7 +7,7 @@ items', the same in training and evaluation.
 import click
 
 from allmrec_jax.eval.runner import Options, Table, make_tables, plan_table, table_options
-from allmrec_jax.evaluation.rows import REDUCED, STAGE2_ABLATIONS
+from allmrec_jax.experiments.rows import REDUCED, STAGE2_ABLATIONS
 
 
 @click.command(

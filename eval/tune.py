@@ -10,8 +10,8 @@ import click
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.eval.runner import MODELS
-from allmrec_jax.evaluation.experiment import Row, Workplace, held, parse_changes, run_missing, show_plan
-from allmrec_jax.evaluation.rows import Recipes, choose
+from allmrec_jax.experiments.experiment import Row, Workplace, held, parse_changes, run_missing, show_plan
+from allmrec_jax.experiments.rows import Recipes, choose
 from allmrec_jax.fileio import write_text
 
 GRID = (

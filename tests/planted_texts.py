@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from allmrec_jax.convert.sentence_transformers import save_sentence_encoder
 from allmrec_jax.data.dataset import write_dataset
 from allmrec_jax.models.text_encoder import SentenceEncoder, TextEncoder, TextEncoderConfig, init_params
+from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
 
 GROUPS, SIZE, USERS = 4, 16, 300
 WORDS = [f"group{n}" for n in range(GROUPS)] + [f"item{n}" for n in range(SIZE)]

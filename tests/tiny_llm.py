@@ -8,7 +8,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from allmrec_jax.models.opt import OPT, OPTConfig, init_params
+from allmrec_jax.models.llm.opt import OPT, OPTConfig, init_params
 from allmrec_jax.prompts import STYLES, prompt_text
 
 TITLES = (

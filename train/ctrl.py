@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.baselines.ctrl import ENCODERS, PRESETS, train_ctrl
 from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.commands.training import encoder_option, training_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import resolve, settings_options
-from allmrec_jax.training.ctrl import ENCODERS, PRESETS, train_ctrl
 
 
 @click.command(

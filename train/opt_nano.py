@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.embedded.opt_nano import PRESETS, OptNanoSettings
 from allmrec_jax.settings import resolve, settings_options
-from allmrec_jax.training.opt_nano import PRESETS, OptNanoSettings
 
 SAVE_EVERY = 50
 """Steps between checkpoints."""
@@ -30,13 +30,8 @@ def train(settings: OptNanoSettings, seed: int, out: Path, resume: bool = False,
 
     import jax.numpy as jnp
 
-    from allmrec_jax.convert.opt import save_opt
-    from allmrec_jax.data.list_tasks import TaskWriter
-    from allmrec_jax.fileio import atomic_path
-    from allmrec_jax.models.opt import OPT
-    from allmrec_jax.training.loop import LoopSettings, train_loop
-    from allmrec_jax.training.metrics import MetricsLogger
-    from allmrec_jax.training.opt_nano import (
+    from allmrec_jax.embedded.list_tasks import TaskWriter
+    from allmrec_jax.embedded.opt_nano import (
         TrainState,
         make_batch,
         make_optimizer,
@@ -45,8 +40,13 @@ def train(settings: OptNanoSettings, seed: int, out: Path, resume: bool = False,
         new_model,
         train_tokenizer,
     )
-    from allmrec_jax.training.run import Run
-    from allmrec_jax.training.sbert_nano import lexicon_hash
+    from allmrec_jax.embedded.sbert_nano import lexicon_hash
+    from allmrec_jax.fileio import atomic_path
+    from allmrec_jax.models.llm.opt import OPT
+    from allmrec_jax.pretrained.llm import save_opt
+    from allmrec_jax.runs import Run
+    from allmrec_jax.training.loop import LoopSettings, train_loop
+    from allmrec_jax.training.metrics import MetricsLogger
 
     run = Run.open(out, "generated", "opt-nano", settings, seed, lexicon_hash(), {}, resume=resume)
     if run.done:
@@ -100,10 +100,10 @@ its demo and tests need no download. It does what OPT-6.7B does in A-LLMRec: it 
 soft tokens and writes the title that fits. Load it with transformers, or by the name `opt-nano` in
 `allmrec train stage2 --llm`.
 
-- **Data**: generated prompts alone (`allmrec_jax/data/list_tasks.py`): lists of titles made of the words in
-  `allmrec_jax/data/lexicon.py` or of random tokens, slots that hold blends of word embeddings, and the title that
+- **Data**: generated prompts alone (`allmrec_jax/embedded/list_tasks.py`): lists of titles made of the words in
+  `allmrec_jax/embedded/lexicon.py` or of random tokens, slots that hold blends of word embeddings, and the title that
   answers. No interactions, no users, no real text.
-- **Start**: twelve heads and three feed-forward units are constructed (`allmrec_jax/training/opt_nano.py`), the rest
+- **Start**: twelve heads and three feed-forward units are constructed (`allmrec_jax/embedded/opt_nano.py`), the rest
   is noise; training moves all of it.
 - **Loss**: cross entropy of the answers' tokens.
 - **Settings**: seed {seed}, {values}.

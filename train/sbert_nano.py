@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.embedded.sbert_nano import PRESETS, SbertNanoSettings
 from allmrec_jax.settings import resolve, settings_options
-from allmrec_jax.training.sbert_nano import PRESETS, SbertNanoSettings
 
 EVALUATE_EVERY = 250
 """Steps between measurements on held-out texts and between checkpoints."""
@@ -34,11 +34,7 @@ def train(
 
     import jax.numpy as jnp
 
-    from allmrec_jax.convert.sentence_transformers import load_sentence_encoder, save_sentence_encoder
-    from allmrec_jax.training.loop import LoopSettings, train_loop
-    from allmrec_jax.training.metrics import MetricsLogger
-    from allmrec_jax.training.run import Run
-    from allmrec_jax.training.sbert_nano import (
+    from allmrec_jax.embedded.sbert_nano import (
         TrainState,
         lexicon_hash,
         make_batch,
@@ -47,6 +43,10 @@ def train(
         measure,
         new_encoder,
     )
+    from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder, save_sentence_encoder
+    from allmrec_jax.runs import Run
+    from allmrec_jax.training.loop import LoopSettings, train_loop
+    from allmrec_jax.training.metrics import MetricsLogger
 
     run = Run.open(out, "generated", "sbert-nano", settings, seed, lexicon_hash(), {}, resume=resume)
     if run.done:
@@ -95,7 +95,7 @@ A DistilBERT of {settings.layers} layers and width {settings.hidden_size} with m
 allmrec-jax embeds so that its demo and tests need no download. Load it with sentence-transformers, or by the name
 `sbert-nano` in `allmrec train stage1 --sentence-encoder`.
 
-- **Data**: generated text alone, written on the fly from the word lists in `allmrec_jax/data/lexicon.py` (24 themes
+- **Data**: generated text alone, written on the fly from the word lists in `allmrec_jax/embedded/lexicon.py` (24 themes
   with about 20 words each, words that carry no theme) and from invented words; about
   {settings.steps * settings.batch_size:,} pairs of texts. No real text, no user data.
 - **Loss**: among the second texts of a batch each text finds those on its own themes: cross entropy between

@@ -7,8 +7,8 @@ import click
 from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.commands.training import cf_option, encoder_option, training_options
 from allmrec_jax.data.dataset import load_dataset
+from allmrec_jax.runs import find_upstream
 from allmrec_jax.settings import resolve, settings_options
-from allmrec_jax.training.run import find_upstream
 from allmrec_jax.training.stage1 import ENCODERS, PRESETS, train_stage1
 
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.baselines.tallrec import PRESETS, train_tallrec
 from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.commands.training import llm_option, training_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import resolve, settings_options
 from allmrec_jax.training.stage2 import LLMS
-from allmrec_jax.training.tallrec import PRESETS, train_tallrec
 
 
 @click.command(

@@ -43,7 +43,7 @@ def from_official(
     Example:
       allmrec convert from-official ../A-LLMRec --name Movies_and_TV --data data/Movies_and_TV
     """
-    from allmrec_jax.convert import official_files as files
+    from allmrec_jax.official import files as files
 
     layout = files.Layout(root, name, stage1_epoch, stage2_epoch)
     dataset = files.import_data(layout, data)
@@ -85,9 +85,9 @@ def to_official(
     Example:
       allmrec convert to-official --data data/Movies --cf checkpoints/Movies/cf/0a1b2c3d4e5f --out ../A-LLMRec
     """
-    from allmrec_jax.convert import official_files as files
     from allmrec_jax.data.dataset import load_dataset
     from allmrec_jax.errors import UserError
+    from allmrec_jax.official import files as files
 
     dataset = load_dataset(data)
     layout = files.Layout(out, name or dataset.name, stage1_epoch, stage2_epoch)
@@ -117,7 +117,7 @@ def export(data: Path, stage1: Path, stage2: Path, out: Path) -> None:
       allmrec convert export --data data/Movies --stage1 checkpoints/Movies/stage1/0a1b2c3d4e5f
       --stage2 checkpoints/Movies/stage2/5f4e3d2c1b0a --out serving
     """
-    from allmrec_jax.convert.official_files import export_serving
     from allmrec_jax.data.dataset import load_dataset
+    from allmrec_jax.official.files import export_serving
 
     print(export_serving(load_dataset(data), stage1, stage2, out))

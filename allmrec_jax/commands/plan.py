@@ -66,8 +66,9 @@ def command(
 
     Activations and temporaries are estimates; the other memory is exact.
     """
-    from allmrec_jax import plan, plan_stage1
     from allmrec_jax.models.text_encoder import TextEncoderConfig
+    from allmrec_jax.planning import stage1 as plan_stage1
+    from allmrec_jax.planning import stage2 as plan
     from allmrec_jax.sharding import check_heads, parse_mesh
 
     for name in LLM_OPTIONS if stage1 else STAGE1_OPTIONS:
@@ -113,7 +114,7 @@ def _show(title: str, found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from allmrec_jax.plan import GIB
+    from allmrec_jax.planning.stage2 import GIB
 
     console = Console()
     console.print(title, style="bold")

@@ -7,7 +7,7 @@ import click
 
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.data.prepare import PRESETS, prepare
-from allmrec_jax.data.readers import READERS
+from allmrec_jax.data.readers.sources import READERS
 from allmrec_jax.errors import UserError
 from allmrec_jax.settings import settings_options
 

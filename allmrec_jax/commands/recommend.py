@@ -57,7 +57,7 @@ def command(
         raise UserError(f"--count {count} is more than --retrieve {retrieve}; raise --retrieve")
 
     from allmrec_jax.data.dataset import load_dataset
-    from allmrec_jax.inference.recommend import as_json, find_user, load_recommender, read_new_items
+    from allmrec_jax.trained.recommend import as_json, find_user, load_recommender, read_new_items
 
     dataset = load_dataset(data)
     number = None if user is None else find_user(dataset, user)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from allmrec_jax.data.synthetic import PRESETS, generate
+from allmrec_jax.embedded.synthetic import PRESETS, generate
 from allmrec_jax.settings import resolve, settings_options
 
 

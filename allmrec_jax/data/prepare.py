@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 
 from allmrec_jax.data.dataset import NO_TITLE, ColdUsers, Dataset, load_dataset, write_dataset
-from allmrec_jax.data.readers import read_source
-from allmrec_jax.data.reading import Reading, Source
+from allmrec_jax.data.readers.reading import Reading, Source
+from allmrec_jax.data.readers.sources import read_source
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
 from allmrec_jax.settings import resolve, setting
@@ -97,7 +97,7 @@ def prepare(
     """Make a data set of raw files.
 
     Args:
-        source: a file or directory of any kind in :data:`allmrec_jax.data.readers.READERS`.
+        source: a file or directory of any kind in :data:`allmrec_jax.data.readers.sources.READERS`.
         out: the data set's directory. A data set that is there already is replaced when all is done; one of the same
             content keeps what else lies in it (candidate files).
         preset: a name of :data:`PRESETS`; ``overrides`` replace single settings of it.
@@ -106,7 +106,7 @@ def prepare(
         columns: for tables: what the columns are called.
         name: of the data set; that of the source where absent.
         max_bad_lines: bad lines that are skipped; one more is an error.
-        progress: see :class:`allmrec_jax.data.reading.Reading`.
+        progress: see :class:`allmrec_jax.data.readers.reading.Reading`.
 
     Raises:
         UserError: the source is missing or bad, nothing is left of it, or ``out`` is no data set or cannot be written.

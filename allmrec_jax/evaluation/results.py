@@ -33,7 +33,8 @@ from jaxtyping import Float, Int
 
 from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.intervals import bootstrap, paired_test
-from allmrec_jax.evaluation.metrics import (
+from allmrec_jax.fileio import atomic_path, write_text
+from allmrec_jax.metrics import (
     CATALOGUE,
     GENERATION,
     RANKING,
@@ -43,7 +44,6 @@ from allmrec_jax.evaluation.metrics import (
     strict_choice,
     target_ranks,
 )
-from allmrec_jax.fileio import atomic_path, write_text
 
 if TYPE_CHECKING:
     import polars as pl

@@ -21,16 +21,16 @@ from jaxtyping import Float, Int
 from allmrec_jax.data.candidates import Candidates
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.evaluation.metrics import catalogue_ranks
 from allmrec_jax.evaluation.results import Outcome
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.inference.yes_no import YesNoRecommender
+from allmrec_jax.metrics import catalogue_ranks
 from allmrec_jax.models.cf.protocol import CFModel, load_cf, load_export
 from allmrec_jax.rng import numpy_rng
+from allmrec_jax.runs import find_upstream, load_run, require_upstream
 from allmrec_jax.settings import setting
 from allmrec_jax.training.cf import bucketed
-from allmrec_jax.training.run import find_upstream, load_run, require_upstream
 
 if TYPE_CHECKING:
     from allmrec_jax.training.stage1 import Stage1Export
@@ -250,7 +250,7 @@ class Sources:
 
     def tallrec(self, kind: str) -> LLMRecommender | YesNoRecommender:
         """TALLRec as it was trained, by one of its two protocols."""
-        from allmrec_jax.training.tallrec import load_tallrec
+        from allmrec_jax.baselines.tallrec import load_tallrec
 
         settings = self.settings
         return load_tallrec(self.run(kind)).recommender(
@@ -303,7 +303,7 @@ class Sources:
         """The language model's files."""
         if "stage2" in self.runs:
             return self.stage2.about["upstream"]["llm"]
-        from allmrec_jax.convert.opt import llm_hash
+        from allmrec_jax.pretrained.llm import llm_hash
 
         return llm_hash(self.settings.llm or "")
 
@@ -433,7 +433,7 @@ class System:
 
 
 def _oracle(sources: Sources, questions: Questions, name: str, advance: Advance) -> Outcome:
-    from allmrec_jax.data.synthetic import load_oracle, oracle_scores
+    from allmrec_jax.embedded.synthetic import load_oracle, oracle_scores
 
     if sources.oracle is None:
         raise UserError("Oracle needs the generator's probabilities; name its oracle.npz with --oracle")

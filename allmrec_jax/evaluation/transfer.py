@@ -22,7 +22,7 @@ from allmrec_jax.evaluation.systems import EvaluationSettings, Sources
 from allmrec_jax.fileio import load_arrays
 from allmrec_jax.models.cf.protocol import CFModel
 from allmrec_jax.rng import jax_key
-from allmrec_jax.training.run import load_run
+from allmrec_jax.runs import load_run
 from allmrec_jax.training.stage1 import Stage1Export
 
 
@@ -78,9 +78,9 @@ def untrained_items(model: Any, num_items: int) -> Any:
 
 def morec_over(path: Path, model: Any, target: Dataset) -> CFModel:
     """MoRec over another data set's titles, by its trained encoder."""
-    from allmrec_jax.convert.sentence_transformers import load_sentence_encoder
+    from allmrec_jax.baselines.morec import MoRecSettings, catalogue_params
     from allmrec_jax.models.text_encoder import tokenize_texts
-    from allmrec_jax.training.morec import MoRecSettings, catalogue_params
+    from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
 
     settings = MoRecSettings(**load_run(path)["settings"])
     encoder = load_sentence_encoder(path / "export" / "sentence_encoder", jnp.dtype(settings.dtype))
@@ -96,8 +96,8 @@ def morec_over(path: Path, model: Any, target: Dataset) -> CFModel:
 
 def recformer_over(path: Path, model: Any, target: Dataset) -> CFModel:
     """RECFORMER over another data set's items, by its trained Longformer."""
+    from allmrec_jax.baselines.recformer import RecformerSettings, catalogue_tokens, load_start
     from allmrec_jax.models.recformer import RecformerCF, item_table
-    from allmrec_jax.training.recformer import RecformerSettings, catalogue_tokens, load_start
 
     about = load_run(path)
     settings = RecformerSettings(**about["settings"])

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from allmrec_jax import sharding
 from allmrec_jax.inference.decode import DecodeSettings, decode_texts, generate, prefill
 from allmrec_jax.inference.rank import Answers, likelihoods, pack_answers
-from allmrec_jax.models.opt import OPT
+from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.models.projectors import embed_prompts
 from allmrec_jax.prompts import PromptBatch, PromptStyle, PromptTables, build_prompts, build_questions
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from allmrec_jax.inference.decode import Prefix, extend
-from allmrec_jax.models.opt import OPT
+from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.prompts import PromptTables
 
 COLUMNS = 32

@@ -26,7 +26,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.inference.decode import prefill
 from allmrec_jax.inference.llm import Response
 from allmrec_jax.inference.rank import Answers, pack, read
-from allmrec_jax.models.opt import OPT
+from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.prompts import PromptBatch, PromptStyle, PromptTables, bucket, pad_answers, tokenize
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from allmrec_jax.models.opt import OPT
+from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.prompts import ITEM_SLOT, USER_SLOT, PromptBatch
 
 LAYER_NORM_EPSILON = 1e-5

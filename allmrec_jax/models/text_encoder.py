@@ -2,7 +2,7 @@
 
 DistilBERT (Sanh et al. 2019) is BERT (Devlin et al. 2019) without token types and without dropout behind the
 attention's output; everything else is shared. Weights are read and written by
-:mod:`allmrec_jax.convert.sentence_transformers`.
+:mod:`allmrec_jax.pretrained.sentence_encoder`.
 
 Shapes: M texts, T tokens, H heads, D hidden size.
 """

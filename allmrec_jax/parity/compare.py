@@ -15,7 +15,7 @@ import numpy as np
 from allmrec_jax.parity.ours import ALTERATIONS, OURS
 from allmrec_jax.parity.reference import Outputs, Reference, Steps
 from allmrec_jax.parity.tolerances import EXCLUDED, KEY_PART_OF_PACKED_BIAS, TOLERANCES, Kind
-from allmrec_jax.training.run import versions
+from allmrec_jax.runs import versions
 
 Verdict = Literal["passed", "partial", "failed"]
 

@@ -23,7 +23,7 @@ def through_ours(source: Path, work: Path) -> Path:
 
     With the functions that ``allmrec convert`` calls.
     """
-    from allmrec_jax.convert import official_files as files
+    from allmrec_jax.official import files as files
     from allmrec_jax.parity.ours import write_opt
     from allmrec_jax.parity.stock import write_sentence_encoder
 
@@ -61,7 +61,7 @@ def loaded(model: Any, arguments: argparse.Namespace, utils: ModuleType) -> Outp
     It never loads ``sbert.pt`` and ``mlp2.pt`` back; these go through ``load_state_dict`` as the others do. Ours holds
     the names of sentence-transformers up to 5, which it was written for.
     """
-    from allmrec_jax.convert.official_files import ENCODER_PREFIXES
+    from allmrec_jax.official.files import ENCODER_PREFIXES
 
     model.load_model(arguments, *EPOCHS)
     prefix = encoder_prefix(model.sbert)

@@ -22,19 +22,20 @@ import optax
 from jaxtyping import Array
 
 from allmrec_jax import prompts as prompt_module
-from allmrec_jax.convert import official, official_files
-from allmrec_jax.convert.opt import load_opt, load_tokenizer
-from allmrec_jax.convert.sentence_transformers import load_sentence_encoder, state_of
-from allmrec_jax.evaluation.metrics import official_hit
 from allmrec_jax.inference import decode
+from allmrec_jax.metrics import official_hit
 from allmrec_jax.models.alignment import Alignment
 from allmrec_jax.models.cf.sasrec import Block, Dropout, SASRec, SASRecCF, SASRecConfig
-from allmrec_jax.models.opt import OPT, POSITION_OFFSET, OPTConfig
-from allmrec_jax.models.opt import Block as OPTBlock
+from allmrec_jax.models.llm.opt import OPT, POSITION_OFFSET, OPTConfig
+from allmrec_jax.models.llm.opt import Block as OPTBlock
 from allmrec_jax.models.projectors import Projectors, embed_prompts
 from allmrec_jax.models.text_encoder import SentenceEncoder, encode_texts, tokenize_texts
+from allmrec_jax.official import files as official_files
+from allmrec_jax.official import parameters as official
 from allmrec_jax.parity import cases, conversion
 from allmrec_jax.parity.reference import BETA2, CF_RATE, NEW_TOKENS, STAGE1_RATE, STAGE2_RATE, Outputs, Steps, kind
+from allmrec_jax.pretrained.llm import load_opt, load_tokenizer
+from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder, state_of
 from allmrec_jax.prompts import (
     ITEM_SLOT,
     STYLES,
@@ -577,7 +578,7 @@ _EPSILON = Alteration("LayerNorm epsilon 1e-6 for 1e-8", "allmrec_jax.models.cf.
 _OFFSET = Alteration(
     "positions start one late", "allmrec_jax.parity.ours._positions", lambda real: np.cumsum(real, axis=1)
 )
-_OPT_EPSILON = Alteration("LayerNorm epsilon 1e-3 for 1e-5", "allmrec_jax.models.opt.LAYER_NORM_EPSILON", 1e-3)
+_OPT_EPSILON = Alteration("LayerNorm epsilon 1e-3 for 1e-5", "allmrec_jax.models.llm.opt.LAYER_NORM_EPSILON", 1e-3)
 _GELU = Alteration(
     "the tanh approximation of GELU",
     "allmrec_jax.models.text_encoder.ACTIVATIONS",
@@ -675,8 +676,8 @@ ALTERATIONS: dict[str, tuple[Alteration, ...]] = {
         ),
     ),
     "Conversion": (
-        Alteration("checkpoints written in half precision", "allmrec_jax.convert.official_files._tensors", _halved),
-        Alteration("histories read back to front", "allmrec_jax.convert.official_files.read_sequences", _reversed),
+        Alteration("checkpoints written in half precision", "allmrec_jax.official.files._tensors", _halved),
+        Alteration("histories read back to front", "allmrec_jax.official.files.read_sequences", _reversed),
     ),
 }
 """What ``--selftest`` alters in each component: every one of them must turn its row red."""

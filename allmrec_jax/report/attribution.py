@@ -15,7 +15,7 @@ from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.systems import EvaluationSettings, Questions, Sources, user_vectors
 from allmrec_jax.inference.llm import LLMRecommender, SoftTokens
-from allmrec_jax.models.opt import OPT
+from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.models.projectors import embed_prompts
 from allmrec_jax.prompts import ITEM_SLOT, USER_SLOT, PromptBatch, build_prompts
 from allmrec_jax.training.stage2 import loss_behind

@@ -106,8 +106,8 @@ def item_map(dataset: Dataset, stage1: Path, cf: Path) -> ItemMap:
 
 def _sentences(stage1: Path, texts: Sequence[str], max_tokens: int) -> Float[np.ndarray, "n D"]:
     """Sentence vectors of the encoder that stage 1 began with."""
-    from allmrec_jax.convert.sentence_transformers import load_sentence_encoder
     from allmrec_jax.models.text_encoder import encode_texts
+    from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
 
     name = json.loads((stage1 / "export" / "stage1.json").read_text(encoding="utf-8")).get("encoder")
     if not name:

@@ -531,7 +531,7 @@ def _findings(results: Mapping[str, Any]) -> list[str]:
 
 
 def _ablations() -> set[str]:
-    from allmrec_jax.evaluation.rows import STAGE1_ABLATIONS, STAGE2_ABLATIONS
+    from allmrec_jax.experiments.rows import STAGE1_ABLATIONS, STAGE2_ABLATIONS
 
     return {*STAGE1_ABLATIONS, *STAGE2_ABLATIONS}
 
@@ -555,7 +555,7 @@ def _count_cells(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _find_runs(found: Found, loaded: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
     """The directories of the runs behind the results and of those named, by identity."""
-    from allmrec_jax.training.run import load_run
+    from allmrec_jax.runs import load_run
 
     known = {load_run(path)["identity"]: path for path in found.runs}
     if found.checkpoints is None:
@@ -581,7 +581,7 @@ def _find_runs(found: Found, loaded: Sequence[Mapping[str, Any]]) -> dict[str, P
 
 def _main_runs(loaded: Sequence[Mapping[str, Any]], known: Mapping[str, Path]) -> list[Path]:
     """The CF model, stage 1 and stage 2 of the first A-LLMRec row whose runs are at hand, in this order."""
-    from allmrec_jax.training.run import load_run
+    from allmrec_jax.runs import load_run
 
     for results in loaded:
         identity = tables.run_of(results, "A-LLMRec") or ""
@@ -594,8 +594,8 @@ def _main_runs(loaded: Sequence[Mapping[str, Any]], known: Mapping[str, Path]) -
 
 def _run(directory: Path, known: Mapping[str, Path]) -> dict[str, Any]:
     """A training run: what it is, its settings, its curves and its log."""
+    from allmrec_jax.runs import load_run
     from allmrec_jax.training.metrics import read_lines
-    from allmrec_jax.training.run import load_run
 
     about = load_run(directory)
     lines = read_lines(directory / "metrics.jsonl")
@@ -650,7 +650,7 @@ def _models(
     attributed: int,
 ) -> dict[str, Any]:
     """The map of items and the attribution, of the first A-LLMRec row whose runs and data set are at hand."""
-    from allmrec_jax.training.run import load_run
+    from allmrec_jax.runs import load_run
 
     ready = [
         (directory, results, identity, datasets[results["data"]["hash"]])

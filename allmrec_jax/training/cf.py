@@ -36,10 +36,10 @@ from allmrec_jax.models.cf.nextitnet import NextItNet, NextItNetCF, NextItNetCon
 from allmrec_jax.models.cf.protocol import CFModel
 from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig
 from allmrec_jax.rng import jax_key, numpy_rng
+from allmrec_jax.runs import Run
 from allmrec_jax.settings import setting
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
-from allmrec_jax.training.run import Run
 
 EVALUATION_ROWS = 256
 """Users per forward pass outside training."""

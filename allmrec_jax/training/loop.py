@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import jax
 
 from allmrec_jax.errors import UserError
+from allmrec_jax.runs import Run
 from allmrec_jax.training.metrics import MetricsLogger
-from allmrec_jax.training.run import Run
 
 State = TypeVar("State")
 

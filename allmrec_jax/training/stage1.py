@@ -22,18 +22,18 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from allmrec_jax import sharding
-from allmrec_jax.convert.sentence_transformers import fingerprint, load_sentence_encoder, save_sentence_encoder
 from allmrec_jax.data.dataset import Dataset, item_texts
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path, load_arrays, save_arrays, write_text
 from allmrec_jax.models.alignment import Alignment, alignment_losses
 from allmrec_jax.models.cf.protocol import CFModel, load_cf
 from allmrec_jax.models.text_encoder import SentenceEncoder, TokenTable, encode_table, encode_texts, tokenize_texts
+from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder, save_sentence_encoder
 from allmrec_jax.rng import jax_key, numpy_rng
+from allmrec_jax.runs import Run, load_run
 from allmrec_jax.settings import setting
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
-from allmrec_jax.training.run import Run, load_run
 
 CF_HISTORY = 50
 """Items of a history that the CF model is shown; its own limit may be lower."""

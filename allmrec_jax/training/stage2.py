@@ -24,23 +24,23 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from allmrec_jax import sharding
-from allmrec_jax.convert.opt import check_llm, llm_hash, load_opt, load_tokenizer
 from allmrec_jax.data.candidates import make_candidates, title_groups, training_negatives
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.evaluation.metrics import ranking_metrics, target_ranks
 from allmrec_jax.fileio import load_arrays, save_arrays, write_text
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender, SoftTokens
+from allmrec_jax.metrics import ranking_metrics, target_ranks
 from allmrec_jax.models.cf.protocol import CFModel, load_cf
-from allmrec_jax.models.opt import OPT, OPTConfig
+from allmrec_jax.models.llm.opt import OPT, OPTConfig
 from allmrec_jax.models.projectors import embed_prompts, init_params
+from allmrec_jax.pretrained.llm import check_llm, llm_hash, load_opt, load_tokenizer
 from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables, build_prompts, title_table
 from allmrec_jax.rng import jax_key, numpy_rng
+from allmrec_jax.runs import Run, find_upstream, load_run, require_upstream
 from allmrec_jax.settings import setting
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
-from allmrec_jax.training.run import Run, find_upstream, load_run, require_upstream
 from allmrec_jax.training.stage1 import Stage1Export, load_stage1
 from allmrec_jax.training.warm_start import Batch as Start
 from allmrec_jax.training.warm_start import warm_start

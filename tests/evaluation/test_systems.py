@@ -7,8 +7,7 @@ import pytest
 import tiny_llm
 
 from allmrec_jax import cli
-from allmrec_jax.convert.opt import llm_hash, save_opt
-from allmrec_jax.convert.peft import LoRA, save_adapter
+from allmrec_jax.baselines.tallrec import TallrecSettings
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import write_dataset
 from allmrec_jax.errors import UserError
@@ -32,12 +31,13 @@ from allmrec_jax.models.cf.gru4rec import init_params as init_gru4rec
 from allmrec_jax.models.cf.protocol import load_cf
 from allmrec_jax.models.cf.sasrec import SASRecCF, SASRecConfig
 from allmrec_jax.models.cf.sasrec import init_params as init_sasrec
-from allmrec_jax.models.lora import init_adapter
+from allmrec_jax.models.llm.lora import init_adapter
 from allmrec_jax.models.projectors import init_params
+from allmrec_jax.pretrained.llm import llm_hash, save_opt
+from allmrec_jax.pretrained.peft import LoRA, save_adapter
+from allmrec_jax.runs import Run, load_run, save_arrays
 from allmrec_jax.training.cf import PRESETS
-from allmrec_jax.training.run import Run, load_run, save_arrays
 from allmrec_jax.training.stage2 import Stage2Settings
-from allmrec_jax.training.tallrec import TallrecSettings
 
 ITEMS, USERS, USER_DIM, ITEM_DIM, HIDDEN = 44, 30, 5, 6, 16
 SETTINGS = Stage2Settings(history_length=3, dtype="float32", title_max_tokens=8)

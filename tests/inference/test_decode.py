@@ -5,7 +5,7 @@ import pytest
 import tiny_llm
 
 from allmrec_jax.inference.decode import PRESETS, DecodeSettings, decode_texts, generate, prefill
-from allmrec_jax.models.opt import OPT
+from allmrec_jax.models.llm.opt import OPT
 
 LENGTHS = np.array([9, 4, 12, 1])
 

@@ -12,7 +12,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import save_arrays
 from allmrec_jax.models.cf.protocol import ArrayCF, load_cf
 from allmrec_jax.models.cf.sasrec import SASRecCF, SASRecConfig, init_params
-from allmrec_jax.training.run import Run
+from allmrec_jax.runs import Run
 
 USERS, ITEMS, DIM = 4, 6, 3
 

@@ -10,8 +10,7 @@ import planted_texts
 import pytest
 
 from allmrec_jax import sharding
-from allmrec_jax.convert.longformer import as_recformer, nano_longformer
-from allmrec_jax.convert.sentence_transformers import load_sentence_encoder
+from allmrec_jax.baselines import ctrl, morec, recformer
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.models.cf.ctrl import Aligner
 from allmrec_jax.models.cf.ctrl import init_params as init_ctrl
@@ -19,8 +18,9 @@ from allmrec_jax.models.cf.sasrec import init_params as init_sasrec
 from allmrec_jax.models.longformer import LongformerConfig
 from allmrec_jax.models.recformer import RecformerConfig, item_table, tokenize_items
 from allmrec_jax.models.text_encoder import SentenceEncoder, tokenize_texts
+from allmrec_jax.pretrained.longformer import as_recformer, nano_longformer
+from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
 from allmrec_jax.sharding import use_mesh
-from allmrec_jax.training import ctrl, morec, recformer
 
 MESH = "data=2,tensor=2"
 """Four devices, which divide none of the batches."""

@@ -12,11 +12,11 @@ import pytest
 import tiny_llm
 from safetensors.numpy import load_file, save_file
 
-from allmrec_jax.convert import opt as convert
-from allmrec_jax.convert.opt import load_opt, save_opt
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import write_text
-from allmrec_jax.models.opt import OPTConfig, init_params
+from allmrec_jax.models.llm.opt import OPTConfig, init_params
+from allmrec_jax.pretrained import llm as convert
+from allmrec_jax.pretrained.llm import load_opt, save_opt
 from allmrec_jax.sharding import MeshShape, use_mesh
 
 SIZES = {"hidden_size": 256, "num_attention_heads": 8, "ffn_dim": 1024, "word_embed_proj_dim": 256}
@@ -107,9 +107,9 @@ def test_heads_are_checked_before_any_weight(config_alone: Path) -> None:
 
 
 def test_room_is_checked_before_any_weight(config_alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("allmrec_jax.plan.device_memory", lambda: 70_000)
+    monkeypatch.setattr("allmrec_jax.planning.stage2.device_memory", lambda: 70_000)
     with pytest.raises(UserError, match=r"GiB of weights on each device of mesh data=1, which has .*no mesh is wide"):
         load_opt(config_alone)
-    monkeypatch.setattr("allmrec_jax.plan.make_room", lambda weights: weights)
+    monkeypatch.setattr("allmrec_jax.planning.stage2.make_room", lambda weights: weights)
     with pytest.raises(UserError, match=r"nearest: --mesh tensor=2$"):
         load_opt(config_alone)

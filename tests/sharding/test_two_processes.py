@@ -12,7 +12,7 @@ import numpy as np
 import sharded_llm
 import tiny_llm
 
-from allmrec_jax.convert.opt import save_opt
+from allmrec_jax.pretrained.llm import save_opt
 from allmrec_jax.training.metrics import read_lines
 
 SCRIPT = Path(__file__).with_name("two_processes.py")

@@ -16,11 +16,11 @@ sys.path.append(str(Path(__file__).parents[1]))
 import sharded_llm  # noqa: E402
 
 from allmrec_jax import sharding  # noqa: E402
-from allmrec_jax.convert import opt as convert  # noqa: E402
-from allmrec_jax.models.opt import OPT  # noqa: E402
+from allmrec_jax.models.llm.opt import OPT  # noqa: E402
+from allmrec_jax.pretrained import llm as convert  # noqa: E402
+from allmrec_jax.runs import Run  # noqa: E402
 from allmrec_jax.training.loop import LoopSettings, train_loop  # noqa: E402
 from allmrec_jax.training.metrics import MetricsLogger  # noqa: E402
-from allmrec_jax.training.run import Run  # noqa: E402
 from allmrec_jax.training.stage2 import (  # noqa: E402
     PRESETS,
     Frozen,

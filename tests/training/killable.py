@@ -15,9 +15,9 @@ import optax
 
 from allmrec_jax import fileio
 from allmrec_jax.rng import jax_key, numpy_rng
+from allmrec_jax.runs import Run
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
-from allmrec_jax.training.run import Run
 
 SEED = 5
 OPTIMIZER = optax.adam(1e-2)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from allmrec_jax.errors import UserError
+from allmrec_jax.runs import Run
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger, read_lines
-from allmrec_jax.training.run import Run
 
 
 def train(run, step, batch_at, settings, state=None, resume=False, **kwargs):

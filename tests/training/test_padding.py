@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from allmrec_jax.convert.opt import load_tokenizer
 from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.data.prepare import prepare
-from allmrec_jax.data.synthetic import PRESETS as SYNTHETIC
-from allmrec_jax.data.synthetic import generate
+from allmrec_jax.embedded.synthetic import PRESETS as SYNTHETIC
+from allmrec_jax.embedded.synthetic import generate
+from allmrec_jax.pretrained.llm import load_tokenizer
 from allmrec_jax.prompts import PromptTables, title_table
 from allmrec_jax.training.stage2 import PRESETS, Sampler, Stage2Settings
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from allmrec_jax.convert.sentence_transformers import fingerprint, load_sentence_encoder, save_sentence_encoder
 from allmrec_jax.data.dataset import item_texts, write_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.alignment import Alignment
 from allmrec_jax.models.cf.protocol import load_cf
 from allmrec_jax.models.text_encoder import SentenceEncoder, TextEncoder, TextEncoderConfig, init_params, tokenize_texts
+from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder, save_sentence_encoder
 from allmrec_jax.training import stage1
 from allmrec_jax.training.stage1 import (
     Catalogue,

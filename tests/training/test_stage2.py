@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import tiny_llm
 
-from allmrec_jax.convert.opt import save_opt
 from allmrec_jax.data.dataset import write_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.protocol import load_cf
 from allmrec_jax.models.projectors import embed_prompts, init_params
+from allmrec_jax.pretrained.llm import save_opt
 from allmrec_jax.prompts import PromptTables, title_table
+from allmrec_jax.runs import Run, load_run
 from allmrec_jax.settings import deciding
 from allmrec_jax.sharding import use_mesh
 from allmrec_jax.training import stage2
 from allmrec_jax.training.metrics import read_lines
-from allmrec_jax.training.run import Run, load_run
 from allmrec_jax.training.stage2 import (
     PRESETS,
     Batch,

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from allmrec_jax.data.dataset import CUTS, Cut, Dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.training.run import find_upstream
+from allmrec_jax.runs import find_upstream
 
 LOADERS = {
     "sasrec": "allmrec_jax.models.cf.sasrec:SASRecCF",

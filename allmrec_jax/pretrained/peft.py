@@ -1,0 +1,127 @@
+"""LoRA adapters of OPT to and from the directory format of Hugging Face's PEFT."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from allmrec_jax.errors import UserError
+from allmrec_jax.fileio import atomic_path
+from allmrec_jax.models.llm.lora import Adapter
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_KEY = "base_model.model.model.decoder.layers.{layer}.self_attn.{name}.lora_{part}.weight"
+
+
+class LoRA(NamedTuple):
+    """An adapter with what its files say about it.
+
+    Attributes:
+        adapter: the low-rank terms, see :mod:`allmrec_jax.models.llm.lora`.
+        alpha: their scale times the rank.
+    """
+
+    adapter: Adapter
+    alpha: float
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank."""
+        return self.alpha / next(iter(self.adapter.values()))["a"].shape[-1]
+
+
+def save_adapter(path: Path | str, lora: LoRA, *, dropout: float, base_model: str) -> None:
+    """Write the directory that ``peft.PeftModel.from_pretrained(OPTForCausalLM, path)`` reads; replaced as a whole.
+
+    Args:
+        path: the directory.
+        lora: the adapter.
+        dropout: of training, as a record.
+        base_model: name or path of the language model, as a record.
+    """
+    from safetensors.numpy import save_file
+
+    adapter = lora.adapter
+    arrays = {
+        _KEY.format(layer=layer, name=name, part=part.upper()): np.ascontiguousarray(np.asarray(matrix).T, np.float32)
+        for name, low in adapter.items()
+        for part in ("a", "b")
+        for layer, matrix in enumerate(low[part])
+    }
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_model,
+        "r": int(next(iter(adapter.values()))["a"].shape[-1]),
+        "lora_alpha": lora.alpha,
+        "lora_dropout": dropout,
+        "target_modules": sorted(adapter),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    with atomic_path(path) as directory:
+        directory.mkdir()
+        (directory / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        save_file(arrays, directory / WEIGHTS, metadata={"format": "pt"})
+
+
+def load_adapter(path: Path | str, layers: int, hidden: int) -> LoRA:
+    """An adapter that :func:`save_adapter` or PEFT wrote, for an OPT of so many layers and this hidden size.
+
+    Raises:
+        UserError: a file is missing or damaged, the adapter is no plain LoRA of self-attention projections, or a
+            weight is missing, unknown or of another shape.
+    """
+    path = Path(path)
+    config = _read_config(path / CONFIG)
+    rank, targets = config["r"], config["target_modules"]
+    adapter: Adapter = {}
+    arrays = _read_weights(path / WEIGHTS)
+    shapes = {"a": (rank, hidden), "b": (hidden, rank)}
+    for name in sorted(targets):
+        adapter[name] = {}
+        for part, shape in shapes.items():
+            matrices = []
+            for layer in range(layers):
+                key = _KEY.format(layer=layer, name=name, part=part.upper())
+                if key not in arrays:
+                    raise UserError(f"{path / WEIGHTS}: weight {key!r} is missing")
+                matrix = arrays.pop(key)
+                if matrix.shape != shape:
+                    raise UserError(f"{path / WEIGHTS}: {key!r} has shape {matrix.shape}, expected {shape}")
+                matrices.append(matrix.T)
+            adapter[name][part] = jnp.asarray(np.stack(matrices), jnp.float32)
+    if arrays:
+        raise UserError(f"{path / WEIGHTS}: unknown weight {next(iter(arrays))!r}")
+    return LoRA(adapter, config["lora_alpha"])
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        plain = {key: config[key] for key in ("r", "lora_alpha", "target_modules")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read ({error!r}); it is no LoRA adapter of PEFT") from error
+    told = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "use_dora": False, "use_rslora": False}
+    for key, value in told.items():
+        if config.get(key, value) != value:
+            raise UserError(f"{path}: {key} is {config[key]!r}; only plain LoRA ({key} {value!r}) is supported")
+    if config.get("rank_pattern") or config.get("alpha_pattern") or not isinstance(plain["target_modules"], list):
+        raise UserError(f"{path}: one rank, one alpha and a list of target modules are supported")
+    known = {"q_proj", "k_proj", "v_proj"}
+    if unknown := sorted(set(plain["target_modules"]) - known):
+        raise UserError(f"{path}: target module {unknown[0]!r} is not supported; known: {', '.join(sorted(known))}")
+    return plain
+
+
+def _read_weights(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole safetensors file: {error}") from error

@@ -1,0 +1,351 @@
+"""Writes the tables of README.md, docs/results/ and docs/parity.md from the JSON in ``benchmarks/results``.
+
+``--check`` only compares.
+
+The files of the demo are ``results.json`` of ``make demo ARGS="--data-seed S"``. Every file that
+``tools/keep_results.py`` has written, a table of any data set, is found and shown with its commands on the page of
+its data set, which its name begins with (``movielens_table4``); README.md has a line of each.
+
+    python tools/readme_results.py
+"""
+
+import argparse
+import functools
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from allmrec_jax.report.paper import hit_at_1
+from allmrec_jax.report.tables import all_tables, heading, table_markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+SEEDS = (0, 3, 4)
+
+INTRODUCTION = """\
+The language model here is `opt-nano` (3.4 million parameters, trained on generated lists), the sentence encoder
+`sbert-nano`, so these tables show that the machinery works, not what OPT-6.7B would reach. Preset `small` also has two
+settings that the paper does not have, both off in `paper` and `official`: see
+[docs/embedded_models.md](docs/embedded_models.md). This section is written by `python tools/readme_results.py`."""
+
+DATA = {
+    "embedded": "The embedded data",
+    "movielens": "MovieLens latest-small (610 users, 3,650 items)",
+    "scientific": "Amazon Scientific (sequence JSON, 8,317 users, 4,344 items)",
+}
+"""The data sets: what their pages and files are called, and what they are."""
+
+
+def load(name: str) -> dict[str, Any]:
+    """``benchmarks/results/{name}.json``."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def section() -> str:
+    """The section in Markdown, without its markers."""
+    demos = {seed: load(f"demo_seed{seed}") for seed in SEEDS}
+    parts = [INTRODUCTION]
+    for data, title in DATA.items():
+        parts += [f"### {title}"]
+        parts += [embedded(demos[0]), figures(demos)] if data == "embedded" else []
+        parts += [overview(results) for _, results in tables_of(data) if results["settings"].get("table") == "table1"]
+        parts += [at_a_glance(data)]
+    return "\n\n".join(parts) + "\n"
+
+
+def overview(results: Mapping[str, Any]) -> str:
+    """Table 1 in a few columns, with the range of the paper's values over its four data sets."""
+    lines = [
+        "| system | trainings | users | Hit@1 (95% interval) | warm items | cold items "
+        "| paper: four other data sets, OPT-6.7B |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for system, row in results["systems"].items():
+        printed = hit_at_1(system, "all").values()
+        runs = [run for run in results["runs"] if run["system"] == system and run["trainings"]]
+        cells = [str(len(runs) or ""), f"{row['all']['n']:,}"]
+        cells += [with_interval(row[part]["hit@1"]) for part in ("all", "warm", "cold")]
+        cells.append(f"{min(printed):.2f} to {max(printed):.2f}" if printed else "")
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+    return "\n\n".join([f"{heading(results)}:", "\n".join(lines), *claim(results)])
+
+
+def at_a_glance(data: str) -> str:
+    """A line for each table of a data set."""
+    lines = ["| | A-LLMRec | SASRec | A-LLMRec − SASRec | best |", "|---|---|---|---|---|"]
+    for _, results in tables_of(data):
+        hits = {
+            name: row["all"]["hit@1" if "hit@1" in row["all"] else "genre_hit"]
+            for name, row in results["systems"].items()
+        }
+        best = max(hits, key=lambda name: hits[name][0])
+        own = "A-LLMRec" if "A-LLMRec" in hits else "A-LLMRec (SASRec)"
+        cells = [f"{hits[name][0]:.3f}" if name in hits else "" for name in (own, "SASRec")]
+        pair = results.get("paired", {}).get(f"{own} - SASRec", {})
+        cells += [interval(pair["all"]) if "all" in pair else "", f"{best}, {hits[best][0]:.3f}"]
+        lines.append(f"| {heading(results)} | " + " | ".join(cells) + " |")
+    site = ", and as a site with its runs:\n[docs/embedded_report](docs/embedded_report/index.html)"
+    return (
+        "The paper's tables on this data: Hit@1, of genres the share of users with one among their true three. The\n"
+        "paper has A-LLMRec above SASRec in all that have both, except in Table 1 on Video Games. Commands, rows:\n"
+        f"[docs/results/{data}.md](docs/results/{data}.md){site if data == 'embedded' else ''}.\n\n" + "\n".join(lines)
+    )
+
+
+def tables_of(data: str) -> list[tuple[str, dict[str, Any]]]:
+    """The tables of a data set."""
+    return [(name, results) for name, results in kept_tables() if name.startswith(f"{data}_")]
+
+
+def page(data: str) -> str:
+    """The tables of a data set in full, for a page two folders down; commands that several share in a row once."""
+    parts, said = [], None
+    for name, results in tables_of(data):
+        commands, said = results["commands"] if results["commands"] != said else (), results["commands"]
+        parts.append("## " + kept_table(name, {**results, "commands": commands}))
+    return "\n\n".join(parts).replace("(benchmarks/results/", "(../../benchmarks/results/") + "\n"
+
+
+def embedded(results: Mapping[str, Any]) -> str:
+    """The demo's table on data seed 0."""
+    slices = results["systems"]["SASRec"]
+    return (
+        f"`make demo` on data seed 0: {slices['all']['n']:,} seeded test users, {slices['warm']['n']} with a warm and "
+        f"{slices['cold']['n']} with a cold target,\n20 candidates ([JSON](benchmarks/results/demo_seed0.json)).\n\n"
+        f"{systems_table(results['systems'])}\n\n"
+        "Strict Hit@1 and ValidRatio are of the titles that the language model writes, Hit@1 of its likelihood "
+        "ranking.\n"
+        "The last two rows are controls: item vectors permuted across items, user vectors swapped across users.\n\n"
+        f"{times(results['times']['steps'])}"
+    )
+
+
+def times(steps: Iterable[Mapping[str, Any]]) -> str:
+    """Seconds and peak memory of the demo's steps."""
+    steps = list(steps)
+    total, peak = sum(step["seconds"] for step in steps), max(step["peak_mib"] for step in steps)
+    each = ", ".join(f"{step['name']} {step['seconds']:.0f} s" for step in steps)
+    return f"It took {total / 60:.1f} minutes and at most {peak / 1024:.1f} GiB on two CPU cores:\n{each}."
+
+
+def figures(demos: Mapping[int, Mapping[str, Any]]) -> str:
+    """What the demo must show, on every data seed."""
+
+    def row(label: str, values: Iterable[str]) -> str:
+        return f"| {label} | " + " | ".join(values) + " |"
+
+    def metric(system: str, name: str, part: str = "all") -> list[str]:
+        return [f"{demo['systems'][system][part][name][0]:.3f}" for demo in demos.values()]
+
+    def paired(key: str, part: str) -> list[str]:
+        return [interval(demo["paired"][key][part]) for demo in demos.values()]
+
+    def ratio(demo: Mapping[str, Any]) -> float:
+        warm = [demo["systems"][system]["warm"]["hit@1"][0] for system in ("SASRec", "Oracle")]
+        return warm[0] / warm[1]
+
+    lines = [
+        row("figure", [f"data seed {seed}" for seed in demos]),
+        row("---", ["---"] * len(demos)),
+        row("SASRec / Oracle, Hit@1, warm items", [f"{ratio(demo):.3f}" for demo in demos.values()]),
+        row("A-LLMRec, Hit@1", metric("A-LLMRec", "hit@1")),
+        row("SASRec, Hit@1", metric("SASRec", "hit@1")),
+        row("A-LLMRec − SASRec, user by user", paired("A-LLMRec - SASRec", "all")),
+        row("A-LLMRec (SBERT) − SASRec, cold items", paired("A-LLMRec (SBERT) - SASRec", "cold")),
+        row("A-LLMRec, strict Hit@1", metric("A-LLMRec", "strict_hit@1")),
+        row("A-LLMRec, ValidRatio", metric("A-LLMRec", "valid_ratio")),
+        row("LLM-Only, ValidRatio", metric("LLM-Only", "valid_ratio")),
+        row("items permuted − A-LLMRec", paired("A-LLMRec, items permuted - A-LLMRec", "all")),
+        row("users swapped − A-LLMRec", paired("A-LLMRec, users swapped - A-LLMRec", "all")),
+    ]
+    return (
+        'Data seeds 3 and 4 were not tuned on (`make demo ARGS="--data-seed 3"`):\n\n' + "\n".join(lines) + "\n\n"
+        "Differences are of Hit@1, with 95% bootstrap intervals over users."
+    )
+
+
+def kept_tables() -> list[tuple[str, dict[str, Any]]]:
+    """Names and results of the files that hold a table and its commands, in the paper's order."""
+    found = [(path.stem, load(path.stem)) for path in sorted(RESULTS.glob("*.json"))]
+    tables = [(name, results) for name, results in found if "commands" in results and "systems" in results]
+    figures = [heading(results).startswith("Figure") for _, results in tables]
+    numbers = [[int(number) for number in re.findall(r"\d+", heading(results))] for _, results in tables]
+    order = sorted(range(len(tables)), key=lambda place: (figures[place], numbers[place]))
+    return [tables[place] for place in order]
+
+
+def kept_table(name: str, results: Mapping[str, Any]) -> str:
+    """The main table of some results, the budgets left to the JSON, and the commands that made it."""
+    main = all_tables(results)[0]
+    commands = "\n".join(f"    {line}" for line in results["commands"])
+    parts = [main.title, commands, table_markdown(main, {}), *claim(results), *main.notes]
+    return "\n\n".join([*filter(None, parts), f"[JSON](benchmarks/results/{name}.json)"])
+
+
+def claim(results: Mapping[str, Any]) -> list[str]:
+    """Whether the paper's claim, A-LLMRec above SASRec, shows in these results; nothing where they do not ask it."""
+    words = {"all": "all users", "warm": "warm items", "cold": "cold items"}
+    pairs = results.get("paired", {}).get("A-LLMRec - SASRec", {})
+    signs = {words[part]: (low > 0) - (high < 0) for part, (_, low, high) in pairs.items() if part in words}
+    verdicts = {1: "above SASRec", 0: "not distinguishable from SASRec", -1: "below SASRec"}
+    said = [f"{verdicts[sign]} on {part}" for part, sign in signs.items()]
+    if not said:
+        return []
+    shown = "this run shows" if set(signs.values()) == {1} else "this run does not show"
+    parts = "on all of these" if len(said) > 1 else "there"
+    but = ", except on Video Games overall" if heading(results).startswith("Table 1:") else ""
+    return [f"A-LLMRec is {', '.join(said)}. The paper has it above SASRec {parts}{but}: {shown} that."]
+
+
+def systems_table(systems: Mapping[str, Any]) -> str:
+    """Hit@1 with its interval on all, warm and cold items, and what was generated."""
+    parts = [part for part in ("all", "warm", "cold") if any(part in row for row in systems.values())]
+    heads = {"all": "Hit@1 (95% interval)", "warm": "warm items", "cold": "cold items"}
+    lines = [
+        "| system | " + " | ".join(heads[part] for part in parts) + " | strict Hit@1 | ValidRatio |",
+        "|---|" + "---|" * (len(parts) + 2),
+    ]
+    for system, row in systems.items():
+        cells = [with_interval(row[part]["hit@1"]) if part in row else "" for part in parts]
+        for metric in ("strict_hit@1", "valid_ratio"):
+            cells.append(f"{row['all'][metric][0]:.3f}" if metric in row["all"] else "")
+        lines.append(f"| {system} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def with_interval(value: Iterable[float]) -> str:
+    """A value and its interval."""
+    return "{:.3f} ({:.3f}–{:.3f})".format(*value)
+
+
+def interval(value: Iterable[float]) -> str:
+    """A difference and its interval, with signs."""
+    return "{:+.3f} ({:+.3f} to {:+.3f})".format(*value)
+
+
+def parity_summary() -> str:
+    """A line for each component of the comparison with the official code."""
+    lines = [
+        "| component | compared with | tensors | worst relative difference | tolerance | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in load("parity")["rows"]:
+        worst = worst_of(row)
+        exact = worst["tolerance"] == 0
+        relative = "none" if exact and not worst["relative"] else f"{worst['relative']:.1e}"
+        cells = [row["component"], f"{row['reference']}, `{row['file']}`", str(len(row["tensors"])), relative]
+        cells += ["exact" if exact else f"{worst['tolerance']:.0e}", row["verdict"]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def parity_table() -> str:
+    """The same with the file's hash and the tensor nearest to its tolerance; and why rows are partial."""
+    results = load("parity")
+    lines = [
+        "| component | compared with | SHA-256 | tensors | worst: tensor, shape | max \\|a−b\\| | relative | tolerance "
+        "| verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for row in results["rows"]:
+        worst = worst_of(row)
+        shape = "×".join(map(str, worst["shape"])) or "scalar"
+        lines.append(
+            f"| {row['component']} | {row['reference']}: {row['file']} | {row['sha256'][:12]} | {len(row['tensors'])} "
+            f"| {worst['name']}, {shape} | {worst['absolute']:.1e} | {worst['relative']:.1e} "
+            f"| {worst['tolerance']:.0e} | {row['verdict']} |"
+        )
+        for reason in row["stood_in"].split("; ") if row["stood_in"] else ():
+            reasons.setdefault(reason, []).append(row["component"])
+    lines += ["", "What was replaced in partial rows (what: by what):", ""]
+    lines += [f"- {reason} ({' · '.join(dict.fromkeys(components))})" for reason, components in reasons.items()]
+    return "\n".join(lines) + "\n"
+
+
+def worst_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tensor nearest to its tolerance."""
+    return max(row["tensors"], key=lambda t: t["relative"] / t["tolerance"] if t["tolerance"] else t["relative"] * 1e30)
+
+
+def selftest() -> str:
+    """What was altered in each component, and whether its row turned red."""
+    altered = load("parity")["selftest"]
+    if not altered:
+        return "The figures above were recorded without it.\n"
+    lines = ["| component | compared with | altered on our side | its row |", "|---|---|---|---|"]
+    for one in altered:
+        turned = "red" if one["red"] else "**not red**"
+        lines.append(f"| {one['component']} | {one['reference']} | {one['alteration']} | {turned} |")
+    return "\n".join(lines) + "\n"
+
+
+def same_protocol() -> str:
+    """Both halves of ``benchmarks/same_protocol.py``; nothing before it was run."""
+    if not (RESULTS / "same_protocol.json").is_file():
+        return "`benchmarks/same_protocol.py` has not been run to its end yet.\n"
+    results = load("same_protocol")
+    lines = [
+        f"{results['data']['tested']:,} test users.\n",
+        "| | system | Hit@1 | NDCG@10 | seconds per epoch | CPU seconds per epoch |",
+        "|---|---|---|---|---|---|",
+    ]
+    notes = []
+    for half, title in (("cf", "SASRec"), ("stage1", "stage 1")):
+        found = results[half]["summary"]
+        for system in ("official", "ours"):
+            cells = [f"{found[metric][system]:.4f}" for metric in ("hit@1", "ndcg@10")]
+            cells += [f"{found[name][system]:.2f}" for name in ("seconds_per_epoch", "cpu_seconds_per_epoch")]
+            lines.append(f"| {title} | {system} | " + " | ".join(cells) + " |")
+        differences = {key: value for key, value in found["hit@1"].items() if key.startswith("difference")}
+        spans = ", ".join(
+            f"{value[0]:+.4f} ({value[1]:+.4f} to {value[2]:+.4f}) over {key.split()[-1].rstrip(')')}"
+            for key, value in differences.items()
+        )
+        seeds, rule = results[half]["seeds"], results[half]["rule"]
+        notes.append(
+            f"- {title}, seeds: {seeds}, at most {rule['epochs']} epochs: Hit@1, ours − official: {spans}.\n"
+            f"  An epoch of the official code takes {found['cpu_ratio']:.1f} times the CPU time of ours "
+            f"({found['speed_ratio']:.1f} times the time, on a machine with other work)."
+        )
+    for system, losses in results["stage1"]["summary"]["losses"].items():
+        values = ", ".join(f"{name} {mean:.4f} ± {spread:.4f}" for name, (mean, spread) in losses.items())
+        text = results["stage1"]["summary"]["own text among 20"]["hit@1"][system]
+        notes.append(f"- stage 1, {system}: own text nearest of 20 in {text:.4f}; losses on test users:\n  {values}.")
+    return "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
+
+
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"results": section, "parity": parity_summary, "same-protocol": same_protocol},
+    **{f"docs/results/{data}.md": {"tables": functools.partial(page, data)} for data in DATA},
+    "docs/parity.md": {"parity": parity_table, "selftest": selftest, "same-protocol": same_protocol},
+}
+"""What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on each page."""
+
+
+def main() -> int:
+    """Writes the pages, or with ``--check`` says whether they are what the files give."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a page is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for place, parts in PAGES.items():
+        text = new = (ROOT / place).read_text(encoding="utf-8")
+        for name, body in parts.items():
+            start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+            before, rest = new.split(start)
+            new = before + start + body() + end + rest.split(end)[1]
+        if new != text:
+            stale.append(place)
+            if not check:
+                (ROOT / place).write_text(new, encoding="utf-8")
+    if check:
+        print(f"{', '.join(stale)} out of date: python tools/readme_results.py" if stale else "up to date")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
