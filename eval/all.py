@@ -78,12 +78,12 @@ def _done(name: str, tables: list[Table], step: Callable[[Table], None], reasons
 
 def write_site(out: Path, options: Options, tables: list[Table], reasons: Mapping[str, str]) -> None:
     """One site of all results."""
-    from allmrec_jax.report.page import Found, write_report
+    from allmrec_jax.report.site import ReportSources, write_report
 
     if tables:
         data = list({table.dataset.hash: table.dataset.path for table in tables}.values())
-        found = Found([table.out for table in tables], (), data, options.checkpoints, reasons)
-        click.echo(write_report(out / "report", found))
+        sources = ReportSources([table.out for table in tables], (), data, options.checkpoints, reasons)
+        click.echo(write_report(out / "report", sources))
 
 
 if __name__ == "__main__":

@@ -281,13 +281,13 @@ def plan_table(
 
 def render_table(made: Table, results: dict[str, Any]) -> None:
     """The table as Markdown and on a page."""
-    from allmrec_jax.report.page import Found, write_report
-    from allmrec_jax.report.tables import markdown
+    from allmrec_jax.report.export import markdown
+    from allmrec_jax.report.site import ReportSources, write_report
 
     write_text(made.out / f"{made.name}.md", markdown(results))
     trained = [made.work.path(node) for node in plan(made.rows) if node.seed == 0]
-    found = Found([made.out], trained, [made.dataset.path])
-    write_report(made.out / "report.html", found, title=made.title, models=False)
+    sources = ReportSources([made.out], trained, [made.dataset.path])
+    write_report(made.out / "report.html", sources, title=made.title, models=False)
     click.echo(table(results["systems"]))
 
 

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from allmrec_jax.report.export import table_markdown
+from allmrec_jax.report.facts import heading
 from allmrec_jax.report.paper import hit_at_1
-from allmrec_jax.report.tables import all_tables, heading, table_markdown
+from allmrec_jax.report.tables import all_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -57,13 +57,13 @@ def command(
     for each table and each training, and the tables in Markdown, LaTeX and JSON; its links hold wherever it is moved.
     Tables need no JavaScript; sorting them and browsing single users do.
     """
-    from allmrec_jax.report.page import Found, write_report
+    from allmrec_jax.report.site import ReportSources, write_report
 
     results, not_made = _results(runs)
     trained = [path for path in runs if (path / "run.json").is_file()]
     out = out or results[0] / "report.html"
-    found = Found(results, trained, data, checkpoints, not_made)
-    click.echo(write_report(out, found, title=title, users=users, attributed=attribution, models=models))
+    sources = ReportSources(results, trained, data, checkpoints, not_made)
+    click.echo(write_report(out, sources, title=title, users=users, attributed=attribution, models=models))
 
 
 def _results(runs: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:

@@ -1,12 +1,24 @@
-"""The tables of an evaluation, from ``results.json`` alone: once as cells, then as HTML, Markdown, LaTeX and JSON."""
+"""The tables of an evaluation as cells, from ``results.json`` alone."""
 
 import dataclasses
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from allmrec_jax.report import paper
+from allmrec_jax.report.facts import (
+    MAIN,
+    NO_CONTEST,
+    SLICES,
+    about_scenario,
+    heading,
+    main_metric,
+    pair_of,
+    published,
+    row_name,
+    run_of,
+    tested_against,
+)
 
 METRICS = {
     "ranking": {"hit@1": "Hit@1", "hit@3": "Hit@3", "hit@5": "Hit@5", "ndcg@10": "NDCG@10", "mrr": "MRR"},
@@ -26,11 +38,6 @@ METRICS = {
 """Columns of the tables of metrics: of the candidates' order, of titles written, of the whole catalogue's order, and of
 favourite genres written."""
 
-MAIN = {"hit@1": "Hit@1", "genre_hit": "Genre hit"}
-"""What an evaluation is about: the metric that is tested, compared and drawn."""
-
-SLICES = {"all": "All users", "warm": "Warm items", "cold": "Cold items"}
-
 REASONS = {
     "no-such-users": "no user who was asked has such a target",
     "not-asked": "no paired answers of these two systems are in the results",
@@ -38,9 +45,6 @@ REASONS = {
     "not-measured": "the results hold no such value",
 }
 """Why a cell has no value, by the code that stands in it."""
-
-NO_CONTEST = ("Oracle",)
-"""Rows that cannot win: bounds, not systems."""
 
 
 @dataclass(frozen=True)
@@ -97,63 +101,6 @@ class Table:
         """Why cells of this table have no value."""
         codes = dict.fromkeys(cell.na for row in self.rows for cell in row.cells if cell.na)
         return {code: REASONS[code] for code in codes}
-
-
-# What is said about an evaluation.
-
-
-def heading(results: Mapping[str, Any]) -> str:
-    """The table's title as its program recorded it, or one made of the scenario."""
-    return results.get("settings", {}).get("title") or {
-        "overall": "All test users",
-        "cold users": "Cold users",
-        "few-shot": "Few training users",
-    }.get(scenario := results["runs"][0]["scenario"], scenario)
-
-
-def reference(results: Mapping[str, Any]) -> str:
-    """The system that the others are tested against."""
-    return results.get("settings", {}).get("reference") or "SASRec"
-
-
-def tested_against(results: Mapping[str, Any]) -> list[str]:
-    """The reference and the best baseline, those that the results hold."""
-    chosen = dict.fromkeys((reference(results), str(results.get("best_baseline"))))
-    return [name for name in chosen if name in results["systems"]]
-
-
-def published(results: Mapping[str, Any]) -> str:
-    """The paper's table, a key of :func:`allmrec_jax.report.paper.hit_at_1`."""
-    return results.get("settings", {}).get("published") or "table1_overall"
-
-
-def about_scenario(results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the results say of whom was trained on and asked about."""
-    return results.get("settings", {}).get("scenario") or {"scenario": results["runs"][0]["scenario"]}
-
-
-def row_name(results: Mapping[str, Any], name: str) -> str:
-    """A system as its row is called: *simulated* where the users it was asked about are."""
-    return f"{name}, simulated" if about_scenario(results).get("simulated") else name
-
-
-def main_metric(results: Mapping[str, Any]) -> str:
-    """The one of :data:`MAIN` that the results hold."""
-    return next((key for key in MAIN if any(key in row["all"] for row in results["systems"].values())), "hit@1")
-
-
-def pair_of(
-    results: Mapping[str, Any], name: str, other: str, part: str = "all"
-) -> tuple[Sequence[float], float | None] | None:
-    """The paired difference ``[value, low, high]`` of two systems' Hit@1 and its p-value, ``None`` if not measured."""
-    key, turned = f"{name} - {other}", f"{other} - {name}"
-    paired, tests = results.get("paired", {}), results.get("tests", {})
-    if part in paired.get(key, {}):
-        return paired[key][part], tests.get(key, {}).get(part)
-    if part in paired.get(turned, {}):
-        value, low, high = paired[turned][part]
-        return (-value, -high, -low), tests.get(turned, {}).get(part)
-    return None
 
 
 def hits(results: Mapping[str, Any]) -> Table:
@@ -307,11 +254,6 @@ def all_tables(results: Mapping[str, Any]) -> list[Table]:
     return [each for each in found if each is not None]
 
 
-def run_of(results: Mapping[str, Any], name: str) -> str | None:
-    """Identity of the first run behind a row."""
-    return next((run["id"] for run in results["runs"] if run["system"] == name), None)
-
-
 def budgets(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """Each row's trainings in words: what, how long, with which batch, and the run; then how long it answered."""
     rows = []
@@ -331,131 +273,6 @@ def training_words(node: Mapping[str, Any]) -> str:
         f"{node['kind']} {node['identity'][:12]} (preset {node['preset']}{changes}, seed {node['seed']}): "
         f"{node['steps']:,} {node['unit']} of batch {node['batch_size']}{took}"
     )
-
-
-# As text.
-
-
-def markdown(results: Mapping[str, Any], runs: Mapping[str, str] | None = None) -> str:
-    """Every table of an evaluation in Markdown, and the budgets of the rows.
-
-    Args:
-        results: ``results.json``.
-        runs: where the page of a run is, by identity; cells link there.
-    """
-    parts = [f"# {heading(results)}"]
-    for number, table in enumerate(all_tables(results)):
-        parts += [f"## {table.title}"] if number else []
-        parts += [table_markdown(table, runs or {}), *table.notes, *_reasons(table)]
-    lines = [f"- **{name}**: {'; '.join(words)}" for name, words in budgets(results)]
-    return "\n\n".join([*parts, "## Budgets", "\n".join(lines)]) + "\n"
-
-
-def table_markdown(table: Table, runs: Mapping[str, str]) -> str:
-    """One table in Markdown: the winner of a column in bold."""
-    heads = ["System", *(_joined(column.label, column.about) for column in table.columns)]
-    lines = [_line(map(_escaped, heads)), _line(["---", *("---:" for _ in table.columns)])]
-    for row in table.rows:
-        cells = []
-        for cell in row.cells:
-            text = f"[{cell.text}]({runs[cell.run]})" if cell.run and cell.run in runs else cell.text
-            text = f"**{text}**" if cell.best else text
-            cells.append(_joined(f"{text}: {cell.na}" if cell.na else text, cell.detail))
-        lines.append(_line([_escaped(row.name), *cells]))
-    return "\n".join(lines)
-
-
-def latex(results: Mapping[str, Any]) -> str:
-    """Every table of an evaluation in LaTeX, for the package ``booktabs``."""
-    data = results["data"]["name"]
-    return "\n".join(table_latex(table, data) for table in all_tables(results))
-
-
-def table_latex(table: Table, data: str) -> str:
-    """One table in LaTeX: the winner of a column in bold, intervals small beneath the values."""
-    label = "".join(c if c.isalnum() else "-" for c in f"{data}-{table.title}".lower())
-    columns = [f"{_tex(column.label)}{_small(column.about)}" for column in table.columns]
-    notes = " ".join([*table.notes, *_reasons(table)])
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}\centering\small",
-        rf"\caption{{{_tex(table.title)}. {_tex(notes)}}}\label{{tab:{label}}}",
-        r"\begin{tabular}{l" + "r" * len(table.columns) + "}",
-        r"\toprule",
-        " & ".join(["System", *columns]) + r" \\",
-        r"\midrule",
-    ]
-    for row in table.rows:
-        cells = []
-        for cell in row.cells:
-            text = _tex(cell.text)
-            cells.append((rf"\textbf{{{text}}}" if cell.best else text) + _small(cell.na or cell.detail))
-        lines.append(" & ".join([_tex(row.name), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
-
-
-def as_json(results: Mapping[str, Any]) -> str:
-    """Every cell of every table, with the reasons of those that have no value."""
-    found = [
-        {
-            "table": table.key,
-            "title": table.title,
-            "columns": ["System", *(_joined(column.label, column.about) for column in table.columns)],
-            "rows": [{"system": row.name, "cells": [_cell_json(cell) for cell in row.cells]} for row in table.rows],
-            "reasons": table.reasons,
-        }
-        for table in all_tables(results)
-    ]
-    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
-
-
-def _cell_json(cell: Cell) -> dict[str, Any]:
-    named = {"text": cell.text, "detail": cell.detail, "best": cell.best, "run": cell.run, "na": cell.na}
-    return {key: value for key, value in named.items() if value}
-
-
-def _reasons(table: Table) -> list[str]:
-    return (
-        ["n/a: " + "; ".join(f"{code}: {words}" for code, words in table.reasons.items()) + "."]
-        if table.reasons
-        else []
-    )
-
-
-def _joined(text: str, detail: str) -> str:
-    return f"{text} ({detail})" if detail else text
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", r"\|").replace("_", r"\_")
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-_TEX = {
-    **{c: "\\" + c for c in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "−": "$-$",
-    "<": "$<$",
-    "“": "``",
-    "”": "''",
-    "–": "--",
-}
-
-
-def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text)
-
-
-def _small(text: str) -> str:
-    return rf" {{\scriptsize {_tex(text)}}}" if text else ""
-
-
-# Cells.
 
 
 def _best(values: Mapping[str, Sequence[float] | None]) -> set[str]:

@@ -10,8 +10,8 @@ from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.intervals import bootstrap
 from allmrec_jax.prompts import STYLES, PromptStyle, prompt_text
+from allmrec_jax.report.facts import about_scenario
 from allmrec_jax.report.figures import Series
-from allmrec_jax.report.tables import about_scenario
 from allmrec_jax.rng import numpy_rng
 
 if TYPE_CHECKING:

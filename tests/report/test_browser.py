@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fixture_results import identity_of, make_dataset, make_results, make_run
 
-from allmrec_jax.report.page import Found, read_results, write_report
+from allmrec_jax.report.site import ReportSources, read_results, write_report
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 
@@ -44,7 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_results(root / "results", make_dataset(root / "data"))
     for kind in ("cf", "stage2"):
         make_run(root / "checkpoints", kind)
-    found = Found([root / "results"], (), [root / "data"], root / "checkpoints")
+    found = ReportSources([root / "results"], (), [root / "data"], root / "checkpoints")
     write_report(root / "site", found, models=False)
     write_report(root / "site" / "one.html", found, models=False)
     return root / "site"

@@ -15,7 +15,7 @@ from fixture_results import HIT, identity_of, make_dataset, make_results, make_r
 from allmrec_jax.commands.report import command
 from allmrec_jax.errors import UserError
 from allmrec_jax.report import paper
-from allmrec_jax.report.page import Found, read_results, write_report
+from allmrec_jax.report.site import ReportSources, read_results, write_report
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("report")
     make_results(root / "results", make_dataset(root / "data"))
     runs = [make_run(root / "checkpoints", kind) for kind in ("cf", "stage2")]
-    write_report(root / "report.html", Found([root / "results"], runs, [root / "data"]), models=False)
-    found = Found([root / "results"], (), [root / "data"], root / "checkpoints", {"table6": "no 256 users"})
+    write_report(root / "report.html", ReportSources([root / "results"], runs, [root / "data"]), models=False)
+    found = ReportSources([root / "results"], (), [root / "data"], root / "checkpoints", {"table6": "no 256 users"})
     assert write_report(root / "made" / "site", found, models=False) == root / "made" / "site" / "index.html"
     return root
 
@@ -132,7 +132,7 @@ def test_a_missing_cell_says_why_and_is_counted(made: Path, tmp_path: Path):
     results = json.loads((made / "results" / "results.json").read_text())
     del results["paired"]["Popularity - SASRec"]
     (tmp_path / "results.json").write_text(json.dumps(results))
-    write_report(tmp_path / "site", Found([tmp_path]))
+    write_report(tmp_path / "site", ReportSources([tmp_path]))
     body = (tmp_path / "site" / "results.html").read_text()
     assert body.count('data-na="not-asked"') == 2 + 2  # difference and p; the difference on warm and on cold items
     index = Page((tmp_path / "site" / "index.html").read_text()).text
@@ -223,18 +223,18 @@ def test_the_browser_has_every_answer_of_a_user(made: Path):
 
 def test_same_input_gives_the_same_page(made: Path):
     runs = [made / "checkpoints" / "made-up" / kind / identity_of(kind)[:12] for kind in ("cf", "stage2")]
-    write_report(made / "again.html", Found([made / "results"], runs, [made / "data"]), models=False)
+    write_report(made / "again.html", ReportSources([made / "results"], runs, [made / "data"]), models=False)
     assert (made / "again.html").read_text() == (made / "report.html").read_text()
 
 
 def test_a_site_written_over_an_older_one_has_nothing_of_it_but_what_people_added(made: Path, tmp_path: Path):
-    write_report(tmp_path / "fresh", Found([made / "results"]), models=False)
+    write_report(tmp_path / "fresh", ReportSources([made / "results"]), models=False)
     shutil.copytree(made / "made" / "site", tmp_path / "site")
     shutil.copy(tmp_path / "site" / "tables" / "results.json", tmp_path / "site" / "tables" / "older.json")
     (tmp_path / "site" / "older.html").touch()
     mine = sorted((tmp_path / "site" / "runs").iterdir())[0] / "mine.txt"
     mine.touch()
-    write_report(tmp_path / "site", Found([made / "results"]), models=False)
+    write_report(tmp_path / "site", ReportSources([made / "results"]), models=False)
 
     def names(folder: Path) -> set[str]:
         return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -247,7 +247,7 @@ def test_page_without_data_runs_or_generation(tmp_path: Path, made: Path):
     results["systems"] = {"SASRec": {"all": results["systems"]["SASRec"]["all"]}}
     results["paired"] = {}
     (tmp_path / "results.json").write_text(json.dumps(results))
-    write_report(tmp_path / "report.html", Found([tmp_path]))
+    write_report(tmp_path / "report.html", ReportSources([tmp_path]))
     text = Page((tmp_path / "report.html").read_text()).text
     assert "Best Hit@1: SASRec" in text
     assert "Cold and warm items" not in text and "Paired differences" not in text and "Titles written" not in text
@@ -260,7 +260,7 @@ def test_a_share_in_words_is_the_number_of_the_table(tmp_path: Path, made: Path)
     for values in results["systems"].values():
         values["all"]["hit@1"] = [0.3825, 0.3405, 0.4215]
     (tmp_path / "results.json").write_text(json.dumps(results))
-    write_report(tmp_path / "report.html", Found([tmp_path]))
+    write_report(tmp_path / "report.html", ReportSources([tmp_path]))
     text = Page((tmp_path / "report.html").read_text()).text
     assert "0.383" in text and "38.3%" in text and "38.2%" not in text
 
@@ -284,7 +284,7 @@ def few_shot(made: Path, root: Path, users: int, shift: float) -> Path:
 
 def test_few_training_users_become_one_curve_that_ends_with_everybody(made: Path, tmp_path: Path):
     paths = [few_shot(made, tmp_path / "table6", users, shift) for users, shift in ((128, 0.2), (32, 0.1))]
-    found = Found([made / "results", *paths], (), [made / "data"])
+    found = ReportSources([made / "results", *paths], (), [made / "data"])
     write_report(tmp_path / "site", found, models=False)
     body = (tmp_path / "site" / "table6-128.html").read_text()
     whole = read_results(made / "results")["systems"]["A-LLMRec"]["all"]["hit@1"][0]
@@ -308,7 +308,7 @@ def test_the_genre_task_has_its_own_metric_and_shows_what_was_said(made: Path, t
     (tmp_path / "results.json").write_text(json.dumps(results))
     genres = {"user": [3], "system": ["A-LLMRec"], "seed": [0], "genre_hit": [True]}  # no candidates, no target
     pl.DataFrame(genres).write_parquet(tmp_path / "users.parquet")
-    write_report(tmp_path / "site", Found([tmp_path], (), [made / "data"], made / "checkpoints"))
+    write_report(tmp_path / "site", ReportSources([tmp_path], (), [made / "data"], made / "checkpoints"))
     text = Page((tmp_path / "site" / "genres.html").read_text()).text
     assert "A genre that A-LLMRec names is among the user’s true ones for 70.0% (60.0 to 80.0)." in text
     assert "80 0.700 (best of this column) 0.600 to 0.800 +0.300 +0.200 to +0.400 <0.001" in text
@@ -342,7 +342,7 @@ def test_bad_results_name_the_file(tmp_path: Path, content: str | None, message:
 def test_other_data_than_evaluated_is_refused(made: Path, tmp_path: Path):
     make_dataset(tmp_path / "data", users=30)
     with pytest.raises(UserError, match="measured on data set"):
-        write_report(tmp_path / "report.html", Found([made / "results"], (), [tmp_path / "data"]))
+        write_report(tmp_path / "report.html", ReportSources([made / "results"], (), [tmp_path / "data"]))
     assert not (tmp_path / "report.html").exists()
 
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_results_section_is_up_to_date():
-    program = [sys.executable, str(ROOT / "benchmarks" / "readme_results.py"), "--check"]
+    program = [sys.executable, str(ROOT / "tools" / "readme_results.py"), "--check"]
     told = subprocess.run(program, capture_output=True, text=True)
     assert told.returncode == 0, told.stdout + told.stderr
 
@@ -33,7 +33,7 @@ def test_every_table_that_is_kept_is_shown_with_its_commands(tmp_path: Path, mon
         place = tmp_path / f"run{number}"
         place.mkdir()
         (place / "results.json").write_text(json.dumps(table(number, 0.2)))
-        program = [sys.executable, str(ROOT / "benchmarks" / "keep_results.py"), str(place), f"tiny{number}"]
+        program = [sys.executable, str(ROOT / "tools" / "keep_results.py"), str(place), f"tiny{number}"]
         program += [
             "--command",
             "allmrec prepare x",
@@ -46,7 +46,7 @@ def test_every_table_that_is_kept_is_shown_with_its_commands(tmp_path: Path, mon
     assert "private" not in (tmp_path / "tiny9.json").read_text()
     assert json.loads((tmp_path / "tiny9.json").read_text())["settings"]["llm"] == "opt"
 
-    shown = runpy.run_path(str(ROOT / "benchmarks" / "readme_results.py"))
+    shown = runpy.run_path(str(ROOT / "tools" / "readme_results.py"))
     shown["load"].__globals__["RESULTS"] = tmp_path
     tables = shown["kept_tables"]()
     assert [name for name, _ in tables] == ["tiny9", "tiny10"]

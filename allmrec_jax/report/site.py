@@ -1,0 +1,215 @@
+"""The report: results in; one self-contained HTML page out, or a folder of pages with every table as a file.
+
+What a page says of an evaluation comes from its ``results.json``; the browser of users and the popularity figure from
+the ``users.parquet`` beside it and the data set; curves from the runs; the map of items and the attribution from the
+models, where they are at hand. What is not at hand is left out, and the page says why.
+"""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from allmrec_jax.data.dataset import load_dataset
+from allmrec_jax.errors import UserError
+from allmrec_jax.fileio import write_text
+from allmrec_jax.report import export, tables
+from allmrec_jax.report.evaluation_pages import evaluation_page, few_shot_curve
+from allmrec_jax.report.model_sections import model_sections
+from allmrec_jax.report.run_pages import find_runs, main_runs, portable_run_json, run_page
+from allmrec_jax.report.words import ABOUT, number, plain, tone, verdict
+
+
+@dataclass(frozen=True)
+class ReportSources:
+    """What a report is made of.
+
+    Attributes:
+        results: directories with ``results.json`` and ``users.parquet``, one per evaluation.
+        runs: directories of training runs whose curves to show.
+        data: data sets that were evaluated; they give titles to users, and categories to items.
+        checkpoints: where trainings that the results name are looked for.
+        not_made: why a table is not there, by its name.
+    """
+
+    results: Sequence[Path]
+    runs: Sequence[Path] = ()
+    data: Sequence[Path] = ()
+    checkpoints: Path | None = None
+    not_made: Mapping[str, str] = field(default_factory=dict)
+
+
+def write_report(
+    out: Path,
+    sources: ReportSources,
+    *,
+    title: str | None = None,
+    users: int = 60,
+    attributed: int = 3,
+    models: bool = True,
+) -> Path:
+    """Write the page, or the folder.
+
+    Args:
+        out: an HTML file, or else a folder: an index, a page for each evaluation and each run, and every table in
+            Markdown, LaTeX and JSON.
+        sources: what it is made of.
+        title: heading; made from the data sets' names by default.
+        users: in each browser of users, a seeded sample.
+        attributed: users whose soft tokens are weighed.
+        models: whether to load models for the map of items and for that.
+
+    Returns:
+        the page to open.
+
+    Raises:
+        UserError: a directory holds no results or no run, a file in it is damaged, or a data set is another one.
+    """
+    loaded = [read_results(path) for path in sources.results]
+    datasets = {dataset.hash: dataset for dataset in map(load_dataset, sources.data)}
+    hashes = {results["data"]["hash"] for results in loaded}
+    for dataset in datasets.values():
+        if dataset.hash not in hashes:
+            name, measured = loaded[0]["data"]["name"], loaded[0]["data"]["hash"]
+            raise UserError(
+                f"{sources.results[0]}/results.json: measured on data set {name} (hash {measured[:12]}), but "
+                f"{dataset.path} has hash {dataset.hash[:12]}; name the one that was evaluated"
+            )
+    known = find_runs(sources.runs, sources.checkpoints, loaded)
+    evaluations: list[dict[str, Any]] = []
+    for path, results in zip(sources.results, loaded, strict=True):
+        taken = {each["id"] for each in evaluations}
+        evaluations.append(evaluation_page(path, results, datasets.get(results["data"]["hash"]), taken, users))
+    for each in evaluations:
+        each["few_shot"] = few_shot_curve(each, evaluations, datasets)
+        begin = each["heading"].split(":")[0]
+        alone = sum(other["heading"].startswith(f"{begin}:") for other in evaluations) == 1
+        each["short"] = begin if alone else each["heading"]
+    title = title or "Results on " + ", ".join(dict.fromkeys(each["name"] for each in evaluations))
+    shown = list(sources.runs) or main_runs(loaded, known)
+    runs = {path: run_page(path) for path in dict.fromkeys([*shown, *known.values()])}
+    page = {
+        "title": title,
+        "evaluations": evaluations,
+        "curves": [runs[path] for path in shown],
+        "map": None,
+        "attribution": None,
+        "not_made": dict(sources.not_made),
+        "cells": _count_cells(evaluations),
+        "sources": ", ".join(dict.fromkeys(f"{path.name}/results.json" for path in sources.results)),
+    }
+    if models and datasets:
+        page |= model_sections(loaded, datasets, known, sources.results, attributed)
+    if out.suffix == ".html":
+        return _write_page(out, page, runs)
+    return _write_folder(out, page, runs, loaded)
+
+
+def read_results(directory: Path) -> dict[str, Any]:
+    """``results.json`` of an evaluation.
+
+    Raises:
+        UserError: it is missing, not JSON, or of another schema.
+    """
+    path = directory / "results.json"
+    if not path.is_file():
+        raise UserError(f"{directory}: no results.json; run `allmrec eval overall --out {directory}` first")
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); run the evaluation again") from error
+    if not isinstance(results, dict) or results.get("schema") != 1:
+        raise UserError(f"{path}: not results of schema 1; run the evaluation again with this version")
+    for key in ("data", "runs", "systems"):
+        if not results.get(key):
+            raise UserError(f"{path}: {key!r} is missing or empty; run the evaluation again")
+    return results
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("allmrec_jax.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(number=number, plain=plain, verdict=verdict)
+    environment.globals.update(about=ABOUT, tone=tone)
+    return environment
+
+
+def _asset(name: str) -> str:
+    return files("allmrec_jax.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _write_page(out: Path, page: Mapping[str, Any], runs: Mapping[Path, Mapping[str, Any]]) -> Path:
+    shown = {run["identity"]: f"#run-{run['id']}" for run in page["curves"]}
+    inline = {"css": Markup(_asset("report.css")), "js": Markup(_asset("report.js"))}
+    write_text(out, _environment().get_template("page.html").render(**page, links=shown, root="", inline=inline))
+    return out
+
+
+def _write_folder(
+    out: Path, page: Mapping[str, Any], runs: Mapping[Path, Mapping[str, Any]], loaded: Sequence[Mapping[str, Any]]
+) -> Path:
+    environment = _environment()
+    pages = {run["identity"]: f"runs/{run['id']}/index.html" for run in runs.values()}
+    common = {"inline": None, "evaluations": page["evaluations"], "report": page["title"]}
+    for name in ("report.css", "report.js"):
+        write_text(out / name, _asset(name))
+    for results, each in zip(loaded, page["evaluations"], strict=True):
+        to_runs = {identity: f"../{path}" for identity, path in pages.items()}
+        write_text(out / "tables" / f"{each['id']}.md", export.markdown(results, to_runs))
+        write_text(out / "tables" / f"{each['id']}.tex", export.latex(results))
+        write_text(out / "tables" / f"{each['id']}.json", export.as_json(results))
+        body = environment.get_template("evaluation.html").render(**common, e=each, links=pages, root="")
+        write_text(out / f"{each['id']}.html", body)
+    for path, run in runs.items():
+        to_runs = {identity: f"../{run['id']}/index.html" for identity, run in _by_identity(runs).items()}
+        body = environment.get_template("run.html").render(**common, run=run, links=to_runs, root="../../")
+        write_text(out / "runs" / run["id"] / "index.html", body)
+        write_text(out / "runs" / run["id"] / "run.json", portable_run_json(path))
+        write_text(out / "runs" / run["id"] / "metrics.jsonl", run["log"])
+    body = environment.get_template("index.html").render(**{**page, **common}, links=pages, root="")
+    write_text(out / "index.html", body)
+    _remove_others(out, {each["id"] for each in page["evaluations"]}, {run["id"] for run in runs.values()})
+    return out / "index.html"
+
+
+def _remove_others(out: Path, evaluations: set[str], runs: set[str]) -> None:
+    """Removes what an earlier report left in the folder of tables and runs that this one has not."""
+    for table in (out / "tables").glob("*.json"):
+        if table.stem not in evaluations:
+            for path in (out / f"{table.stem}.html", *(table.with_suffix(end) for end in (".md", ".tex", ".json"))):
+                path.unlink(missing_ok=True)
+    for run in (out / "runs").glob("*/run.json"):
+        if run.parent.name not in runs:
+            for name in ("index.html", "metrics.jsonl", "run.json"):
+                (run.parent / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder with something else in it stays
+                run.parent.rmdir()
+
+
+def _by_identity(runs: Mapping[Path, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {run["identity"]: run for run in runs.values()}
+
+
+def _count_cells(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many cells of all tables have no value, and why; the paper's columns are not ours to fill."""
+    total, reasons = 0, dict[str, int]()
+    for each in evaluations:
+        for table in each["tables"]:
+            for row in table.rows:
+                for cell, column in zip(row.cells, table.columns, strict=True):
+                    total += not column.paper
+                    if cell.na:
+                        reasons[cell.na] = reasons.get(cell.na, 0) + 1
+    told = [(code, count, tables.REASONS[code]) for code, count in sorted(reasons.items(), key=lambda item: -item[1])]
+    return {"total": total, "na": sum(reasons.values()), "reasons": told}
