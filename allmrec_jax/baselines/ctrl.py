@@ -156,8 +156,7 @@ class Sampler:
 
     def __init__(self, dataset: Dataset, encoder: SentenceEncoder, settings: ContrastSettings, seed: int) -> None:
         self.dataset, self.encoder, self.settings, self.seed = dataset, encoder, settings, seed
-        self.counts = np.where(dataset.lengths >= 3, dataset.lengths - 2, dataset.lengths)
-        self.users = np.flatnonzero(self.counts >= 1)
+        self.users = np.flatnonzero(dataset.train_lengths >= 1)
         self.steps_per_epoch = math.ceil(len(self.users) / settings.batch_size)
 
     def __call__(self, index: int) -> Batch:
@@ -168,10 +167,8 @@ class Sampler:
         users = self.users[order[place * size : (place + 1) * size]]
         weights = (np.arange(size) < len(users)).astype(np.float32)
         users = np.resize(users, size)
-        lengths = numpy_rng(self.seed, "ctrl/prefix", index).integers(1, self.counts[users] + 1)
-        places = (self.dataset.offsets[users] + lengths)[:, None] + np.arange(-settings.max_length, 0)
-        real = places >= self.dataset.offsets[users][:, None]
-        items = np.where(real, self.dataset.items[np.where(real, places, 0)], 0).astype(np.int32)
+        lengths = numpy_rng(self.seed, "ctrl/prefix", index).integers(1, self.dataset.train_lengths[users] + 1)
+        items = self.dataset.items_before(users, lengths, settings.max_length)
         texts = [
             history_text([self.dataset.titles[item] for item in row[row > 0][-settings.history_titles :]])
             for row in items

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from allmrec_jax import sharding
 from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.data.negatives import UniformNegatives
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import save_arrays
 from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig, init_params
@@ -35,7 +36,6 @@ from allmrec_jax.settings import setting
 from allmrec_jax.training.cf import CFState, ValidationSettings, export_cf, make_validation
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
-from allmrec_jax.training.stage1 import KnownItems
 
 SAVE_EVERY = 500
 """Steps between checkpoints."""
@@ -202,11 +202,8 @@ class Sampler:
 
     def __init__(self, dataset: Dataset, tokens: TokenTable, settings: MoRecSettings, seed: int) -> None:
         self.dataset, self.tokens, self.settings, self.seed = dataset, tokens, settings, seed
-        self.counts = np.where(dataset.lengths >= 3, dataset.lengths - 2, dataset.lengths)
-        self.users = np.flatnonzero(self.counts >= 2)
-        if not len(self.users):
-            raise UserError(f"{dataset.path}: no user has two training items; there is nothing to learn from")
-        self.known = KnownItems(dataset, self.counts)
+        self.users, _ = dataset.training_targets("last")
+        self.negatives = UniformNegatives(dataset, dataset.train_lengths)
         self.steps_per_epoch = math.ceil(len(self.users) / settings.batch_size)
         share = np.maximum(dataset.train_count, 1) / max(dataset.train_count.sum(), 1)
         self.log_share = np.log(share).astype(np.float32)
@@ -217,18 +214,16 @@ class Sampler:
         epoch, place = divmod(index, self.steps_per_epoch)
         order = numpy_rng(self.seed, "morec/order", epoch).permutation(len(self.users))
         users = self.users[order[place * size : (place + 1) * size]]
-        ends = (self.dataset.offsets[users] + self.counts[users])[:, None]
-        places = ends + np.arange(-settings.max_length - 1, 0)
-        real = places >= self.dataset.offsets[users][:, None]
         sequences = np.zeros((len(sharding.padded_rows(size, sharding.AXES)), settings.max_length + 1), np.int64)
-        sequences[: len(users)] = np.where(real, self.dataset.items[np.where(real, places, 0)], 0)
+        ends = self.dataset.train_lengths[users]
+        sequences[: len(users)] = self.dataset.items_before(users, ends, settings.max_length + 1)
         inputs, positives = sequences[:, :-1], sequences[:, 1:]
         positives = np.where(inputs == 0, 0, positives)
         negatives = np.zeros_like(positives)
         rows, columns = np.nonzero(positives)
         if settings.loss == "bce":
             rng = numpy_rng(self.seed, "morec/negatives", index)
-            negatives[rows, columns] = self.known.draw_others(rng, users[rows])
+            negatives[rows, columns] = self.negatives.draw(rng, users[rows])
 
         everything = np.stack([inputs, positives, negatives])
         distinct, found = np.unique(np.concatenate([[0], everything.ravel()]), return_inverse=True)

@@ -167,10 +167,7 @@ class Sampler:
     ) -> None:
         self.dataset, self.config, self.tokens, self.settings = dataset, config, tokens, settings
         self.seed, self.purpose = seed, purpose
-        self.counts = np.where(dataset.lengths >= 3, dataset.lengths - 2, dataset.lengths)
-        self.users = np.flatnonzero(self.counts >= 2)
-        if not len(self.users):
-            raise UserError(f"{dataset.path}: no user has two training items; there is nothing to learn from")
+        self.users, _ = dataset.training_targets("last")
         self.steps_per_epoch = math.ceil(len(self.users) / settings.batch_size)
 
     def __call__(self, index: int) -> Batch:
@@ -181,7 +178,7 @@ class Sampler:
         users = self.users[order[place * size : (place + 1) * size]]
         weights = (np.arange(size) < len(users)).astype(np.float32)
         users = np.resize(users, size)
-        places = numpy_rng(self.seed, f"{self.purpose}/places", index).integers(1, self.counts[users])
+        places = numpy_rng(self.seed, f"{self.purpose}/places", index).integers(1, self.dataset.train_lengths[users])
         sequences = [self.dataset.sequence(user) for user in users.tolist()]
         histories = [sequence[:place] for sequence, place in zip(sequences, places, strict=True)]
         targets = np.array([sequence[place] for sequence, place in zip(sequences, places, strict=True)], np.int32)

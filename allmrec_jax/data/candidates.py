@@ -1,8 +1,7 @@
 """The sets of items that systems choose from: seeded, written once, the same for every system compared.
 
 Evaluation negatives exclude every item of the user and every item shown under the target's title, and the titles shown
-in one set are distinct. Training negatives exclude the training history and the target *only*: leaving out validation
-or test items would mark them.
+in one set are distinct. Those of training are drawn in :mod:`allmrec_jax.data.negatives`.
 """
 
 import dataclasses
@@ -11,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from allmrec_jax.data.dataset import Cut, Dataset
+from allmrec_jax.data.negatives import TooFewItems, draw_distinct_titles, title_groups
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
 from allmrec_jax.rng import numpy_rng
@@ -97,8 +97,8 @@ def make_candidates(
         own = [dataset.sequence(user) for user in chunk]
         rows = np.repeat(np.arange(len(chunk)), [len(items) for items in own])
         try:
-            negatives = _draw(rng, rows, np.concatenate(own), target, title_ids, count - 1)
-        except _TooFew as few:
+            negatives = draw_distinct_titles(rng, rows, np.concatenate(own), target, title_ids, count - 1)
+        except TooFewItems as few:
             raise UserError(
                 f"{dataset.path}: user {chunk[few.row]} leaves {few.usable + 1} items with distinct titles to choose "
                 f"from, {count} are needed; prepare a larger data set"
@@ -155,85 +155,3 @@ def _read(path: Path, data_hash: str, cut: Cut, seed: int, scenario: str) -> Can
     if not intact:
         raise UserError(f"{path}: its content does not match its SHA-256; delete it to have it drawn again")
     return read
-
-
-def title_groups(titles: list[str]) -> Int[np.ndarray, "N+1"]:
-    """A number per item, equal for items whose titles differ in case or white space only."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(" ".join(title.casefold().split()), len(numbers)) for title in titles])
-
-
-def training_negatives(
-    rng: np.random.Generator,
-    histories: Int[np.ndarray, "B T"],
-    targets: Int[np.ndarray, "B"],
-    title_ids: Int[np.ndarray, "N+1"],
-    count: int = COUNT - 1,
-) -> Int[np.ndarray, "B K"]:
-    """Uniform negatives for stage 2: distinct titles, none of the training history, none under the target's title.
-
-    Args:
-        histories: the *training* items of each row, padded with 0; items beyond it must not be in it.
-        title_ids: from :func:`title_groups`.
-
-    Raises:
-        UserError: fewer than ``count`` items are left for a row.
-    """
-    batch, time = histories.shape
-    try:
-        return _draw(rng, np.repeat(np.arange(batch), time), histories.ravel(), targets, title_ids, count)
-    except _TooFew as few:
-        raise UserError(
-            f"a training user leaves {few.usable} items with distinct titles as negatives, {count} are needed; "
-            "prepare a larger data set"
-        ) from None
-
-
-class _TooFew(Exception):
-    def __init__(self, row: int, usable: int):
-        self.row, self.usable = row, usable
-
-
-def _draw(
-    rng: np.random.Generator,
-    excluded_rows: Int[np.ndarray, "X"],
-    excluded_items: Int[np.ndarray, "X"],
-    targets: Int[np.ndarray, "B"],
-    title_ids: Int[np.ndarray, "N+1"],
-    count: int,
-) -> Int[np.ndarray, "B K"]:
-    """Items 1..N drawn one after the other, uniformly among those still allowed (rejection, so no loop over users)."""
-    num_items = len(title_ids) - 1
-    excluded = np.unique(excluded_rows.astype(np.int64) * (num_items + 1) + excluded_items)
-    drawn = rng.integers(1, num_items + 1, size=(len(targets), 2 * count + 16))
-    allowed = ~_contains(excluded, np.arange(len(targets))[:, None] * (num_items + 1) + drawn)
-    allowed &= title_ids[drawn] != title_ids[targets][:, None]
-    allowed &= _first_of_its_kind(np.where(allowed, title_ids[drawn], -1))
-    enough = allowed.sum(axis=1) >= count
-    first = np.argsort(~allowed, axis=1, kind="stable")[:, :count]
-    negatives = np.take_along_axis(drawn, first, axis=1)
-    for row in np.flatnonzero(~enough):  # a small catalogue or a long history: permute what this row may have
-        left = np.setdiff1d(np.arange(1, num_items + 1), excluded_items[excluded_rows == row])
-        left = rng.permutation(left[title_ids[left] != title_ids[targets[row]]])
-        left = left[_first_of_its_kind(title_ids[left][None])[0]]
-        if len(left) < count:
-            raise _TooFew(int(row), len(left))
-        negatives[row] = left[:count]
-    return negatives
-
-
-def _contains(sorted_keys: np.ndarray, keys: np.ndarray) -> Bool[np.ndarray, "..."]:
-    if not len(sorted_keys):
-        return np.zeros(keys.shape, bool)
-    return sorted_keys[np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)] == keys
-
-
-def _first_of_its_kind(kinds: Int[np.ndarray, "B M"]) -> Bool[np.ndarray, "B M"]:
-    """True where no earlier column of the row holds the same number."""
-    order = np.argsort(kinds, axis=1, kind="stable")
-    ordered = np.take_along_axis(kinds, order, axis=1)
-    new = np.ones(kinds.shape, bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    first = np.empty_like(new)
-    np.put_along_axis(first, order, new, axis=1)
-    return first

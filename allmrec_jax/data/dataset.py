@@ -87,6 +87,11 @@ class Dataset:
         return np.diff(self.offsets)
 
     @cached_property
+    def train_lengths(self) -> Int64[np.ndarray, "U"]:
+        """Training interactions of each user: all but the last two, or all where there are fewer than three."""
+        return training_cut(self.lengths)
+
+    @cached_property
     def users_raw(self) -> list[str]:
         """The source's user ids, [U]. Reads ``users.parquet`` on first use."""
         return _parquet_column(self.path / "users.parquet", "raw_id", self.num_users)
@@ -106,9 +111,8 @@ class Dataset:
         return self.items[self.offsets[user] : self.offsets[user + 1]]
 
     def train_sequence(self, user: int) -> Int32[np.ndarray, "T"]:
-        """The items to train on: all but the last two, or all where there are fewer than three."""
-        sequence = self.sequence(user)
-        return sequence[:-2] if len(sequence) >= 3 else sequence
+        """The items to train on, see :attr:`train_lengths`."""
+        return self.sequence(user)[: self.train_lengths[user]]
 
     def users_with(self, cut: Cut) -> Int64[np.ndarray, "B"]:
         """Users with a non-empty history and a target at that cut, ascending."""
@@ -135,18 +139,48 @@ class Dataset:
         counts = self._history_lengths(users, cut)
         if np.any(counts < 1):
             raise ValueError(f"user {users[counts < 1][0]} has no history and target at cut {cut!r}")
+        return self.items_before(users, counts, length), self.items[self.offsets[users] + counts]
+
+    def items_before(self, users: np.ndarray, places: np.ndarray, width: int) -> Int32[np.ndarray, "B {width}"]:
+        """The last ``width`` of each user's first ``places`` items, left-padded with 0.
+
+        Args:
+            users: user indices [B].
+            places: [B], 0 to the user's number of interactions: the window ends before the item at this place.
+            width: of the window; older items are cut off.
+        """
         starts = self.offsets[users]
-        ends = starts + counts
-        columns = ends[:, None] + np.arange(-length, 0)
+        columns = (starts + places)[:, None] + np.arange(-width, 0)
         inside = columns >= starts[:, None]
-        histories = np.where(inside, self.items[np.where(inside, columns, 0)], 0).astype(np.int32)
-        return histories, self.items[ends]
+        return np.where(inside, self.items[np.where(inside, columns, 0)], 0).astype(np.int32)
+
+    def training_targets(self, positions: Literal["last", "all"]) -> tuple[np.ndarray, np.ndarray]:
+        """The samples of next-item training: whose, and at which place of the sequence the target stands.
+
+        Args:
+            positions: ``"last"``: of each user the last training item; ``"all"``: every training item but the first,
+                user by user.
+
+        Returns:
+            Users and places, [M] each.
+
+        Raises:
+            UserError: no user has two training items.
+        """
+        users = np.flatnonzero(self.train_lengths >= 2)
+        if not len(users):
+            raise UserError(f"{self.path}: no user has two training items; there is nothing to learn from")
+        last = self.train_lengths[users] - 1
+        if positions == "last":
+            return users, last
+        first_sample = np.cumsum(last) - last
+        return np.repeat(users, last), np.arange(last.sum()) - np.repeat(first_sample, last) + 1
 
     def _history_lengths(self, users: np.ndarray, cut: Cut) -> np.ndarray:
         """Items before the target, [B]; zero or less where there is no such cut."""
         lengths = self.lengths[users]
         if cut == "train":
-            return np.where(lengths >= 3, lengths - 2, lengths) - 1
+            return self.train_lengths[users] - 1
         if cut == "valid":
             return lengths - 2
         if cut == "test":
@@ -305,11 +339,16 @@ def load_dataset(path: str | Path) -> Dataset:
     )
 
 
+def training_cut(lengths: Int64[np.ndarray, "U"]) -> Int64[np.ndarray, "U"]:
+    """How many of so many interactions are for training: the last two are not, where there are at least three."""
+    return np.where(lengths >= 3, lengths - 2, lengths)
+
+
 def count_training_items(items: np.ndarray, offsets: np.ndarray, num_items: int) -> Int64[np.ndarray, "N+1"]:
     """How often each item occurs in the training part of the sequences."""
     lengths = np.diff(offsets)
     position = np.arange(len(items)) - np.repeat(offsets[:-1], lengths)
-    in_training = position < np.repeat(np.where(lengths >= 3, lengths - 2, lengths), lengths)
+    in_training = position < np.repeat(training_cut(lengths), lengths)
     return np.bincount(items[in_training], minlength=num_items + 1).astype(np.int64)
 
 

@@ -92,7 +92,7 @@ def _cf_loss(model: SASRec, params: Any, batch: cases.Sequences) -> Array:
     tokens = jnp.concatenate([batch.items, batch.positives[:, -1:]], axis=1)
     nobody = jnp.zeros(len(tokens), jnp.int32)
     bucket = cf.Bucket(**{name: nobody for name in cf.Bucket._fields} | {"tokens": tokens})
-    with mock.patch.object(cf, "draw_negatives", lambda *args: batch.negatives):
+    with mock.patch.object(cf, "draw_free_items", lambda *args: batch.negatives):
         total, count = cf.bucket_loss(model, "bce", params, bucket, nobody, jax.random.key(0))
     return total / count
 

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int
 
 from allmrec_jax import sharding
 from allmrec_jax.data.dataset import CUTS, Dataset
+from allmrec_jax.data.negatives import draw_distinct_free_items, draw_free_items
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path, save_arrays, write_text
 from allmrec_jax.models.cf import ctrl, gru4rec, ncf, nextitnet, sasrec, sequential
@@ -215,7 +216,7 @@ class Bucket(NamedTuple):
     users: Int[Array, "U"]
     """Their indices in the data set."""
     start: Int[Array, "U"]
-    """Where the user's part of :attr:`TrainData.taken` begins …"""
+    """Where the user's part of :attr:`TrainData.free_below` begins …"""
     end: Int[Array, "U"]
     """… and ends."""
 
@@ -224,8 +225,8 @@ class TrainData(NamedTuple):
     """Everything that an epoch reads, on the device."""
 
     buckets: tuple[Bucket, ...]
-    taken: Int[Array, "total"]
-    """For the j-th smallest training item i of a user, how many items below i the user has not got: i - 1 - j."""
+    free_below: Int[Array, "total"]
+    """For each training item of each user, how many items below it the user has not got."""
 
 
 class CFState(NamedTuple):
@@ -271,7 +272,7 @@ def load_train_data(dataset: Dataset, settings: CFSettings) -> TrainData:
     Raises:
         UserError: there are none, or one of them has met every item, so that no negative is left.
     """
-    counts = dataset.lengths - np.where(dataset.lengths >= 3, 2, 0)
+    counts = dataset.train_lengths
     ends = dataset.offsets[:-1] + counts
     users = np.flatnonzero(counts >= (1 if settings.model == "ncf" else 2))
     if not len(users):
@@ -286,37 +287,18 @@ def load_train_data(dataset: Dataset, settings: CFSettings) -> TrainData:
             f"{dataset.path}: user {users[full][0]} has met all {dataset.num_items} items: no negative left"
         )
     first = np.searchsorted(owner, owner)
-    taken = items - 1 - (np.arange(len(items)) - first)
+    free_below = items - 1 - (np.arange(len(items)) - first)
 
     lengths = np.clip(counts[users] - 1, 1, settings.max_length)
     widths = choose_widths(lengths, settings.buckets, settings.max_length)
     buckets = []
     for below, width in zip([0, *widths], widths, strict=False):
         chosen = (lengths > below) & (lengths <= width)
-        places = ends[users[chosen], None] + np.arange(-width - 1, 0)
-        real = places >= dataset.offsets[users[chosen], None]
-        tokens = np.where(real, dataset.items[np.where(real, places, 0)], 0)
+        tokens = dataset.items_before(users[chosen], counts[users[chosen]], width + 1)
         buckets.append(
             Bucket(*(jnp.asarray(a, jnp.int32) for a in (tokens, users[chosen], start[chosen], end[chosen])))
         )
-    return TrainData(tuple(buckets), jnp.asarray(taken, jnp.int32))
-
-
-def draw_negatives(
-    key: jax.Array, taken: Int[Array, "total"], start: Int[Array, "B"], end: Int[Array, "B"], num_items: int, time: int
-) -> Int[Array, "B T"]:
-    """Items uniform among those that each user has not got in training, without rejection.
-
-    The r-th free item (from 0) is r + 1 + (taken items before it), and that count is found by bisection.
-    """
-    free = num_items - (end - start)
-    r = jax.random.randint(key, (len(start), time), 0, free[:, None])
-    low, high = (jnp.broadcast_to(bound[:, None], r.shape) for bound in (start, end))
-    for _ in range(num_items.bit_length()):
-        middle = (low + high) // 2
-        before = (low < high) & (taken[jnp.minimum(middle, len(taken) - 1)] <= r)
-        low, high = jnp.where(before, middle + 1, low), jnp.where(before | (low >= high), high, middle)
-    return r + 1 + low - start[:, None]
+    return TrainData(tuple(buckets), jnp.asarray(free_below, jnp.int32))
 
 
 def bucket_loss(
@@ -324,7 +306,7 @@ def bucket_loss(
     loss: Literal["bce", "softmax"],
     params: Any,
     bucket: Bucket,
-    taken: Int[Array, "total"],
+    free_below: Int[Array, "total"],
     key: jax.Array,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Summed loss over the positions with an item of a batch from one bucket, and how many there are.
@@ -342,7 +324,7 @@ def bucket_loss(
     likes = scores(model, params, hidden, positives, dropout_key)
     if loss == "bce":
         time, items = inputs.shape[1], model.config.num_items
-        negatives = draw_negatives(negative_key, taken, bucket.start, bucket.end, items, time)
+        negatives = draw_free_items(negative_key, free_below, bucket.start, bucket.end, items, time)
         # NeuMF's dropout acts on scores: that of the negatives is drawn on its own.
         dislikes = scores(model, params, hidden, negatives, negative_key)
         losses = jax.nn.softplus(-likes) + jax.nn.softplus(dislikes)
@@ -391,7 +373,7 @@ def train_epoch(
             chosen = sharding.split_rows(chosen, fill=len(bucket.tokens))
             part = Bucket(*(a.at[chosen].get(mode="fill", fill_value=0) for a in bucket))
             part_key = jax.random.fold_in(key, index)
-            loss, count = bucket_loss(model, settings.loss, params, part, data.taken, part_key)
+            loss, count = bucket_loss(model, settings.loss, params, part, data.free_below, part_key)
             sums.append(loss)
             counts.append(count)
         return sum(sums) / jnp.maximum(sum(counts), 1.0)  # a tiny batch may be all empty users
@@ -437,9 +419,7 @@ def load_validation(dataset: Dataset, settings: ValidationSettings, seed: int) -
     candidates = np.empty((len(users), 1 + count), np.int32)
     candidates[:, 0] = targets
     for row, items in zip(candidates, met, strict=True):
-        # The r-th free item is r + 1 + (met items before it); see draw_negatives.
-        r = rng.choice(dataset.num_items - len(items), count, replace=False)
-        row[1:] = r + 1 + np.searchsorted(items - 1 - np.arange(len(items)), r, side="right")
+        row[1:] = draw_distinct_free_items(rng, items, dataset.num_items, count)
 
     batches = []
     for chosen, part in bucketed(histories):

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from allmrec_jax import sharding
 from allmrec_jax.data.dataset import Dataset, item_texts
+from allmrec_jax.data.negatives import UniformNegatives
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path, load_arrays, save_arrays, write_text
 from allmrec_jax.models.alignment import Alignment, alignment_losses
@@ -257,17 +258,8 @@ class Sampler:
             raise UserError(f"{name} needs a live CF model; precomputed user vectors have one history per user")
         self.dataset, self.cf, self.catalogue = dataset, cf.at("train"), catalogue
         self.settings, self.seed = settings, seed
-        lengths = np.where(dataset.lengths >= 3, dataset.lengths - 2, dataset.lengths)
-        users = np.flatnonzero(lengths >= 2)
-        if not len(users):
-            raise UserError(f"{dataset.path}: no user has two training items; there is nothing to learn from")
-        if settings.positions == "last":
-            self.users, self.places = users, lengths[users] - 1
-        else:
-            counts = lengths[users] - 1
-            self.users = np.repeat(users, counts)
-            self.places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + 1
-        self.known = KnownItems(dataset, lengths)
+        self.users, self.places = dataset.training_targets(settings.positions)
+        self.negatives = UniformNegatives(dataset, dataset.train_lengths)
         self.steps_per_epoch = math.ceil(len(self.users) / settings.batch_size)
         self.shapes: set[tuple[int, ...]] = set()
 
@@ -279,11 +271,11 @@ class Sampler:
         weights = np.arange(size) < len(chosen)
         chosen = np.resize(chosen, size)
         users, places = self.users[chosen], self.places[chosen]
-        histories = self._items_before(users, places)
+        histories = self.dataset.items_before(users, places, CF_HISTORY)
         key = jax_key(self.seed, "stage1/cf-dropout", index) if settings.cf_train_mode else None
         vectors = np.asarray(self.cf.user_vectors(users, histories, key=key))
         positives = self.dataset.items[self.dataset.offsets[users] + places]
-        negatives = self.known.draw_others(numpy_rng(self.seed, "stage1/negatives", index), users)
+        negatives = self.negatives.draw(numpy_rng(self.seed, "stage1/negatives", index), users)
 
         length = self.catalogue.tokens.bucket(np.concatenate([positives, negatives]))
         # From `size` on these are repeats, which fill up what the mesh in use divides.
@@ -300,40 +292,6 @@ class Sampler:
         if not self.settings.shuffle:
             return np.arange(len(self.users))
         return numpy_rng(self.seed, "stage1/order", epoch).permutation(len(self.users))
-
-    def _items_before(self, users: np.ndarray, places: np.ndarray) -> Int[np.ndarray, "B {CF_HISTORY}"]:
-        starts = self.dataset.offsets[users]
-        columns = (starts + places)[:, None] + np.arange(-CF_HISTORY, 0)
-        inside = columns >= starts[:, None]
-        return np.where(inside, self.dataset.items[np.where(inside, columns, 0)], 0).astype(np.int32)
-
-
-class KnownItems:
-    """The first so many items of each user, for drawing others.
-
-    Args:
-        lengths: how many, [U].
-    """
-
-    def __init__(self, dataset: Dataset, lengths: np.ndarray) -> None:
-        self.num_items = dataset.num_items
-        owners = np.repeat(np.arange(dataset.num_users), dataset.lengths)
-        inside = np.arange(len(owners)) - dataset.offsets[owners] < lengths[owners]
-        self.keys = np.unique(owners[inside] * (self.num_items + 1) + dataset.items[inside])
-        distinct = np.bincount(self.keys // (self.num_items + 1), minlength=1)
-        if distinct.max() >= self.num_items:
-            raise UserError(f"{dataset.path}: user {distinct.argmax()} has all items; none is left as a negative")
-
-    def draw_others(self, rng: np.random.Generator, users: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
-        """A uniform item for each user that is not among theirs."""
-        items = rng.integers(1, self.num_items + 1, len(users))
-        while len(again := np.flatnonzero(self._met(users, items))):
-            items[again] = rng.integers(1, self.num_items + 1, len(again))
-        return items
-
-    def _met(self, users: np.ndarray, items: np.ndarray) -> Bool[np.ndarray, " B"]:
-        keys = users * (self.num_items + 1) + items
-        return self.keys[np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)] == keys
 
 
 def _stack(parts: Sequence[Part]) -> Part:
@@ -359,7 +317,7 @@ def make_validation(
     users = numpy_rng(seed, "stage1/validation-users").permutation(dataset.users_with("valid"))
     users = users[: settings.validation_users]
     histories, positives = dataset.history(users, "valid", CF_HISTORY)
-    negatives = KnownItems(dataset, dataset.lengths - 1).draw_others(numpy_rng(seed, "stage1/validation"), users)
+    negatives = UniformNegatives(dataset, dataset.lengths - 1).draw(numpy_rng(seed, "stage1/validation"), users)
     parts = []
     size = len(sharding.padded_rows(settings.batch_size, sharding.AXES))
     for start in range(0, len(users), size):

@@ -24,8 +24,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from allmrec_jax import sharding
-from allmrec_jax.data.candidates import make_candidates, title_groups, training_negatives
+from allmrec_jax.data.candidates import make_candidates
 from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.data.negatives import title_groups, training_negatives
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import load_arrays, save_arrays, write_text
 from allmrec_jax.inference.decode import DecodeSettings
@@ -295,17 +296,7 @@ class Sampler:
             name = "positions all" if settings.positions == "all" else "cf_train_mode"
             raise UserError(f"{name} needs a live CF model; precomputed user vectors have one history per user")
         self.title_ids = title_groups(dataset.titles)
-        self.train_lengths = np.where(dataset.lengths >= 3, dataset.lengths - 2, dataset.lengths)
-        users = np.flatnonzero(self.train_lengths >= 2)
-        if not len(users):
-            raise UserError(f"{dataset.path}: no user has two training items; there is nothing to learn from")
-        lengths = self.train_lengths[users]
-        if settings.positions == "last":
-            self.users, self.history_lengths = users, lengths - 1
-        else:
-            self.users = np.repeat(users, lengths - 1)
-            begins = np.repeat(np.cumsum(lengths - 1) - (lengths - 1), lengths - 1)
-            self.history_lengths = np.arange(len(self.users)) - begins + 1
+        self.users, self.places = dataset.training_targets(settings.positions)
         self.shapes: set[tuple[int, int]] = set()
         self.dropped = 0
         self.tokens_read = self.tokens_processed = 0
@@ -321,16 +312,14 @@ class Sampler:
         dataset, settings = self.dataset, self.settings
         epochs, places = np.divmod(np.arange(index * size, (index + 1) * size), len(self))
         chosen = np.asarray([self._order(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)])
-        users, lengths = self.users[chosen], self.history_lengths[chosen]
-        starts = dataset.offsets[users]
-        targets = dataset.items[starts + lengths]
-        histories = self._items_before(starts, lengths, max(CF_HISTORY, settings.history_length))
+        users, places = self.users[chosen], self.places[chosen]
+        targets = dataset.items[dataset.offsets[users] + places]
+        histories = dataset.items_before(users, places, max(CF_HISTORY, settings.history_length))
 
         rng = numpy_rng(self.seed, f"{purpose}/candidates", index)
-        known = self.train_lengths[users]
-        negatives = training_negatives(
-            rng, self._items_before(starts, known, int(known.max())), targets, self.title_ids, settings.candidates - 1
-        )
+        known = dataset.train_lengths[users]
+        trained = dataset.items_before(users, known, int(known.max()))
+        negatives = training_negatives(rng, trained, targets, self.title_ids, settings.candidates - 1)
         candidates = rng.permuted(np.concatenate([targets[:, None], negatives], axis=1), axis=1)
         return Question(users, histories, targets, candidates)
 
@@ -395,12 +384,6 @@ class Sampler:
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a sampler lives as long as its run
     def _order(self, epoch: int) -> Int[np.ndarray, "N"]:
         return numpy_rng(self.seed, "stage2/order", epoch).permutation(len(self))
-
-    def _items_before(self, starts: np.ndarray, lengths: np.ndarray, width: int) -> Int[np.ndarray, "B {width}"]:
-        """The last ``width`` of the first ``lengths`` items of sequences, left-padded with 0."""
-        columns = (starts + lengths)[:, None] + np.arange(-width, 0)
-        inside = columns >= starts[:, None]
-        return np.where(inside, self.dataset.items[np.where(inside, columns, 0)], 0).astype(np.int32)
 
 
 def start_projectors(params: Any, frozen: Frozen, sampler: Sampler) -> Any:

@@ -5,10 +5,9 @@ from allmrec_jax.data.candidates import (
     candidates_path,
     load_candidates,
     make_candidates,
-    title_groups,
-    training_negatives,
 )
 from allmrec_jax.data.dataset import Dataset, write_dataset
+from allmrec_jax.data.negatives import title_groups
 from allmrec_jax.errors import UserError
 
 USERS, ITEMS = 60, 40
@@ -122,28 +121,3 @@ def test_too_few_items_is_a_user_error(tmp_path):
 def test_unknown_scenario_is_a_user_error(dataset):
     with pytest.raises(UserError, match="unknown scenario"):
         make_candidates(dataset, scenario="cold-users")
-
-
-def test_training_negatives_may_be_validation_and_test_items(dataset):
-    """Only the training history and the target are excluded: the two later items must turn up."""
-    users = [user for user in dataset.users_with("train") if len(dataset.sequence(user)) >= 4]
-    histories, targets = dataset.history(users, "train", 20)
-    kinds = title_groups(dataset.titles)
-    seen = [set() for _ in users]
-    for step in range(60):
-        negatives = training_negatives(np.random.default_rng(step), histories, targets, kinds)
-        for row, drawn in enumerate(negatives):
-            assert len(set(kinds[drawn])) == 19
-            assert not set(drawn.tolist()) & {*histories[row].tolist(), int(targets[row])}
-            assert kinds[targets[row]] not in kinds[drawn]
-            seen[row] |= set(drawn.tolist())
-    later = [set(dataset.sequence(user)[-2:].tolist()) for user in users]
-    drawable = [
-        {item for item in items if kinds[item] != kinds[target]} for items, target in zip(later, targets, strict=True)
-    ]
-    assert all(items <= drawn for items, drawn in zip(drawable, seen, strict=True))
-
-
-def test_training_negatives_too_few_items():
-    with pytest.raises(UserError, match="leaves 18 items"):
-        training_negatives(np.random.default_rng(0), np.array([[0, 1]]), np.array([2]), np.arange(21))

@@ -93,7 +93,7 @@ def test_training_data_holds_training_items_only(dataset):
     seen = []
     for bucket in data.buckets:
         for row, _, start, end in zip(*map(np.asarray, bucket), strict=True):
-            taken = np.asarray(data.taken)[start:end]
+            taken = np.asarray(data.free_below)[start:end]
             items = set((taken + 1 + np.arange(len(taken))).tolist())
             assert items >= set(row[row > 0].tolist())
             seen.append((tuple(row[row > 0].tolist()), frozenset(items)))
@@ -101,20 +101,6 @@ def test_training_data_holds_training_items_only(dataset):
     expected = [dataset.train_sequence(user) for user in users]
     assert len(users) == 301, "the user with one item has nothing to predict"
     assert sorted(seen) == sorted((tuple(items.tolist()[-13:]), frozenset(items.tolist())) for items in expected)
-
-
-def test_negatives_are_uniform_over_what_the_user_has_not_got():
-    taken_items = [[1, 2, 9], [5], [10]]
-    taken = np.concatenate([np.array(items) - 1 - np.arange(len(items)) for items in taken_items])
-    start, end = jnp.array([0, 3, 4]), jnp.array([3, 4, 5])
-    drawn = np.asarray(cf.draw_negatives(jax.random.key(0), jnp.asarray(taken), start, end, 10, 20_000))
-    for items, row in zip(taken_items, drawn, strict=True):
-        counts = np.bincount(row, minlength=11)
-        free = sorted(set(range(1, 11)) - set(items))
-        assert counts.sum() == counts[free].sum(), "nothing taken, no padding"
-        expected = 20_000 / len(free)
-        # Five standard deviations of a multinomial count.
-        assert np.abs(counts[free] - expected).max() < 5 * np.sqrt(expected)
 
 
 def test_an_epoch_meets_each_user_once(dataset):

@@ -17,7 +17,6 @@ from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_e
 from allmrec_jax.training import stage1
 from allmrec_jax.training.stage1 import (
     Catalogue,
-    KnownItems,
     Model,
     Sampler,
     Stage1Settings,
@@ -137,7 +136,7 @@ def test_all_positions_are_samples_with_the_history_before_them(world, monkeypat
         for sequence in [dataset.train_sequence(user).tolist()]
         for place in range(1, len(sequence))
     }
-    histories = everywhere._items_before(everywhere.users, everywhere.places)
+    histories = dataset.items_before(everywhere.users, everywhere.places, stage1.CF_HISTORY)
     targets = dataset.items[dataset.offsets[everywhere.users] + everywhere.places]
     found = [
         (user, tuple(history[history > 0].tolist()), target)
@@ -269,11 +268,3 @@ def test_a_damaged_or_foreign_run_is_named(world, tmp_path):
     (run / "run.json").write_text(json.dumps(about | {"kind": "cf"}))
     with pytest.raises(UserError, match="is a cf run; a stage1 run is needed"):
         load_stage1(run)
-
-
-def test_a_user_who_has_everything_is_named(world):
-    _, dataset = world
-    few = dataclasses.replace(dataset, titles=dataset.titles[:3], items=np.tile([1, 2], len(dataset.items) // 2 + 1))
-    few = dataclasses.replace(few, items=few.items[: len(dataset.items)])
-    with pytest.raises(UserError, match="has all items"):
-        KnownItems(few, few.lengths)
