@@ -1,7 +1,7 @@
 """A training run's directory: what it is, its checkpoints, its export.
 
     checkpoints/<data>/<kind>/<first 12 of the identity>/
-        run.json         kind, identity, settings, seed, data, upstream identities, versions, command
+        run.json         kind, identity, settings, seed, data, upstream identities, versions, machine, command
         metrics.jsonl    one line per logged step
         steps/<n>/       state (Orbax) and loop.json: the last two steps and the best
         best             the step chosen on validation, with its metrics
@@ -110,6 +110,7 @@ class Run:
             "data": {"name": data_name, "hash": data_hash},
             "upstream": dict(upstream),
             "versions": versions(),
+            "machine": machine(),
             "mesh": None if sharding.current() is None else str(sharding.current_shape()),
             "platform": f"{platform.platform()}, {jax.default_backend()} x {jax.device_count()}",
             "commit": _commit(),
@@ -290,6 +291,29 @@ def versions() -> dict[str, str]:
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The machine that this runs on: times, and the last digits of values, depend on it.
+
+    Returns:
+        ``{"processor": model name, "cores": those this process may use, "platform": system and kernel}``, and
+        ``"accelerator"``, its kind, where JAX computes on one.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    found = {
+        "processor": next(filter(None, named), "") or platform.processor() or platform.machine(),
+        "cores": cores,
+        "platform": platform.platform(),
+    }
+    if jax.default_backend() != "cpu":
+        found["accelerator"] = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     return found
 
 

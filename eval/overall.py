@@ -18,7 +18,7 @@ import click
 from allmrec_jax.commands.mesh import llm_of_runs, mesh_options
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import load_dataset
-from allmrec_jax.evaluation.results import table, users_frame, write_results
+from allmrec_jax.evaluation.results import data_record, table, users_frame, write_results
 from allmrec_jax.evaluation.systems import (
     SYSTEMS,
     EvaluationSettings,
@@ -120,7 +120,7 @@ def command(
             }
             for name, label in labels.items()
         ],
-        data={"name": dataset.name, "hash": dataset.hash},
+        data=data_record(dataset),
         pairs=list(dict.fromkeys(pairs)),
         baselines=[label for label in labels.values() if is_baseline(label)],
         settings={"max_users": max_users, **dataclasses.asdict(settings), **sources.prompt_settings(names)},

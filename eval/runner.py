@@ -12,7 +12,7 @@ import click
 from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.data.scenarios import Scenario, overall
 from allmrec_jax.eval.overall import progress
-from allmrec_jax.evaluation.results import table
+from allmrec_jax.evaluation.results import data_record, table
 from allmrec_jax.evaluation.systems import EvaluationSettings, prompts_at_once
 from allmrec_jax.experiments.experiment import (
     Asking,
@@ -191,7 +191,7 @@ class Table:
                 self.rows,
                 self.asking,
                 self.out,
-                data={"name": self.dataset.name, "hash": self.dataset.hash},
+                data=data_record(self.dataset),
                 reference=self.reference,
                 baselines=[row.name for row in self.rows if is_baseline(row.name)],
                 settings=self.record,

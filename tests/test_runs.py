@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.runs import Run, find_upstream, load_run, require_upstream
+from allmrec_jax.runs import Run, find_upstream, load_run, machine, require_upstream
 from allmrec_jax.settings import identity, setting
 
 HASH = "0123456789abcdef" * 4
@@ -43,6 +45,14 @@ def test_run_json_says_what_the_run_is(tmp_path):
     assert about["settings"] == {"learning_rate": 1e-3, "layers": [64, 32]}
     assert about["data"] == {"name": "movies", "hash": HASH} and about["upstream"] == {"cf": "f" * 64}
     assert about["versions"]["jax"] == jax.__version__
+    assert about["machine"] == machine()
+
+
+def test_the_machine_is_the_one_that_linux_describes():
+    found = machine()
+    assert f": {found['processor']}\n" in Path("/proc/cpuinfo").read_text()
+    assert found["cores"] == len(os.sched_getaffinity(0)) and found["platform"].startswith("Linux")
+    assert "accelerator" not in found  # the tests' eight devices are of the CPU
 
 
 def test_an_added_setting_leaves_the_runs_made_before_it_where_they_were():

@@ -1,16 +1,14 @@
-"""Keeps the results of a table for the README, with the commands that made them.
+"""Keeps the results of a table for the documentation, with the commands that made them.
 
     python tools/keep_results.py runs/table1/movies movielens_table1 \\
         --command "allmrec prepare …" --command "allmrec experiment table1 …"
 
-Writes ``benchmarks/results/NAME.json``: ``results.json``, the commands and the machine. Of absolute paths the last part
-is kept. Then run ``python tools/readme_results.py``.
+Writes ``benchmarks/results/NAME.json``: ``results.json``, which says on which machine it was made, and the commands. Of
+absolute paths the last part is kept.
 """
 
 import argparse
 import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,7 @@ RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 def kept(results: dict[str, Any], commands: list[str]) -> dict[str, Any]:
     """What is written."""
-    machine = {"platform": platform.platform(), "processors": os.cpu_count(), "python": platform.python_version()}
-    return {**without_paths(results), "commands": commands, "machine": machine}
+    return {**without_paths(results), "commands": commands}
 
 
 def without_paths(value: Any) -> Any:

@@ -32,6 +32,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.intervals import bootstrap, paired_test
 from allmrec_jax.evaluation.results import SCHEMA
 from allmrec_jax.fileio import atomic_path, write_text
+from allmrec_jax.runs import machine
 
 if TYPE_CHECKING:
     import polars as pl
@@ -207,6 +208,7 @@ def write_genres(
         "paired": paired,
         "tests": tests,
         "examples": examples(frame, dataset, asked),
+        "machine": machine(),
         **about,
     }
     with atomic_path(directory / "users.parquet") as path:

@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.embedded.synthetic import DOMAINS
 from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.intervals import bootstrap, paired_test
 from allmrec_jax.fileio import atomic_path, write_text
@@ -44,6 +46,7 @@ from allmrec_jax.metrics import (
     strict_choice,
     target_ranks,
 )
+from allmrec_jax.runs import machine
 
 if TYPE_CHECKING:
     import polars as pl
@@ -244,6 +247,19 @@ def _per_user(frame: "pl.DataFrame", system: str) -> "tuple[pl.DataFrame, dict[s
     return mean.select(keys), {name: mean[name].to_numpy() for name in metrics}
 
 
+def data_record(dataset: Dataset) -> dict[str, Any]:
+    """What ``results.json`` says of the data set: its name, hash and size, and whether ``synthesize`` generated it."""
+    files = (dataset.manifest.get("source") or {}).get("files", ())
+    named = {dataset.name, *(str(file).split(".")[0] for file in files)}
+    return {
+        "name": dataset.name,
+        "hash": dataset.hash,
+        "users": dataset.num_users,
+        "items": dataset.num_items,
+        "generated": bool(named & {domain.name for domain in DOMAINS}),
+    }
+
+
 def write_results(
     directory: Path,
     frame: "pl.DataFrame",
@@ -262,7 +278,7 @@ def write_results(
         directory: made if absent.
         frame: every user's answers.
         runs: a dictionary ``{system, scenario, seed, id, candidates_sha}`` per system measured.
-        data: name and hash of the data set.
+        data: see :func:`data_record`.
         pairs: see :func:`summarize`.
         baselines: the systems of others; every other system is also compared with the best of them.
         settings: of the evaluation.
@@ -288,6 +304,7 @@ def write_results(
         "best_baseline": best,
         "settings": dict(settings),
         "versions": dict(versions),
+        "machine": machine(),
         "times": dict(times),
     }
     with atomic_path(directory / "users.parquet") as path:

@@ -328,7 +328,9 @@ def test_program_writes_what_the_contract_says(dataset, project, tmp_path, capsy
     assert [run["system"] for run in results["runs"]] == names
     assert all(run["id"] and run["seed"] == 3 and run["scenario"] == "overall" for run in results["runs"])
     assert set(results["times"]["systems"]) == set(names)
-    assert results["data"] == {"name": "Tiny", "hash": dataset.hash}
+    size = {"users": dataset.num_users, "items": dataset.num_items}
+    assert results["data"] == {"name": "Tiny", "hash": dataset.hash, **size, "generated": False}
+    assert results["machine"]["processor"] and results["machine"]["cores"] >= 1
     assert results["settings"]["history_length"] == 3
     assert results["settings"]["prompt_style"] == "neutral"
     assert "jax" in results["versions"]

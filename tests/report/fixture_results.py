@@ -9,7 +9,7 @@ import numpy as np
 
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import Dataset, write_dataset
-from allmrec_jax.evaluation.results import Outcome, users_frame, write_results
+from allmrec_jax.evaluation.results import Outcome, data_record, users_frame, write_results
 
 HIT = {
     "Oracle": 0.7,
@@ -63,7 +63,7 @@ def make_results(directory: Path, dataset: Dataset) -> dict[str, Any]:
         directory,
         frame,
         runs=[{"system": system, "id": identity_of(kinds.get(system, "none")), **run} for system in HIT],
-        data={"name": dataset.name, "hash": dataset.hash},
+        data=data_record(dataset),
         pairs=[*((system, "SASRec") for system in HIT if system not in ("SASRec", "Oracle")), ("A-LLMRec", "LLM-Only")],
         baselines=["Popularity", "SASRec", "LLM-Only"],
         settings={"max_users": None, "llm": "opt-nano", "length_normalised": True},
