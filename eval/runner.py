@@ -40,13 +40,7 @@ from allmrec_jax.experiments.rows import (
 from allmrec_jax.fileio import write_text
 from allmrec_jax.inference.decode import PRESETS as DECODING
 from allmrec_jax.settings import resolve
-
-_LONGFORMER = {"longformer": "allenai/longformer-base-4096"}
-MODELS = {
-    "paper": {"llm": "facebook/opt-6.7b", "encoder": "sentence-transformers/nq-distilbert-base-v1", **_LONGFORMER},
-    "small": {"llm": "opt-nano", "encoder": "sbert-nano", **_LONGFORMER},
-}
-"""The pretrained models of each preset, as in the training commands."""
+from allmrec_jax.trained.kinds import preset_models
 
 STYLED = ("stage2", "mlp-llm", "tallrec")
 
@@ -100,7 +94,7 @@ def table_options(command: Callable) -> Callable:
     for option in reversed(
         (
             click.option("--data", type=folder, required=True, help="A data set made by `allmrec prepare`."),
-            click.option("--preset", type=click.Choice(list(MODELS)), default="small", show_default=True),
+            click.option("--preset", type=click.Choice(["paper", "small"]), default="small", show_default=True),
             click.option("--seeds", type=count, default=1, show_default=True, help="Trainings of each system."),
             click.option("--llm-seeds", "few_seeds", type=count, help="The same for systems with an LLM.  [--seeds]"),
             click.option("--systems", multiple=True, help="A system to compare; may be repeated.  [the table's own]"),
@@ -236,7 +230,7 @@ def plan_table(
     dataset = load_dataset(options.data)
     where = scenario(dataset)
     named = {"llm": options.llm, "encoder": options.sentence_encoder, "longformer": options.longformer}
-    models = MODELS[options.preset] | {role: name for role, name in named.items() if name}
+    models = preset_models(options.preset) | {role: name for role, name in named.items() if name}
     work = Workplace(where.trained, options.checkpoints, models, parse_mesh(options.mesh) if options.mesh else None)
     given = parse_changes(options.changes)
     if options.style:

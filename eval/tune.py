@@ -9,10 +9,10 @@ import click
 
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.eval.runner import MODELS
 from allmrec_jax.experiments.experiment import Row, Workplace, held, parse_changes, run_missing, show_plan
 from allmrec_jax.experiments.rows import Recipes, choose
 from allmrec_jax.fileio import write_text
+from allmrec_jax.trained.kinds import preset_models
 
 GRID = (
     "stage1.learning_rate=0.01,0.001,0.0005,0.0001",
@@ -38,7 +38,7 @@ GRID = (
     help=f"Values to try, every combination of them.  [{'; '.join(GRID)}]",
 )
 @click.option("--set", "changes", multiple=True, metavar="KIND.SETTING=VALUE", help="Hold a setting at a value.")
-@click.option("--preset", type=click.Choice(list(MODELS)), default="small", show_default=True)
+@click.option("--preset", type=click.Choice(["paper", "small"]), default="small", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--llm", help="OPT as a directory or hub name, or opt-nano.  [the preset's]")
 @click.option("--sentence-encoder", help="A directory or hub name, or sbert-nano.  [the preset's]")
@@ -65,7 +65,8 @@ def command(
     Each run exports its best step on validation, and that step's value counts. Prints the best as --set options.
     """
     dataset = load_dataset(data)
-    models = MODELS[preset] | {role: name for role, name in (("llm", llm), ("encoder", sentence_encoder)) if name}
+    named = {"llm": llm, "encoder": sentence_encoder}
+    models = preset_models(preset) | {role: name for role, name in named.items() if name}
     work = Workplace(dataset, checkpoints, models)
     (system,) = choose([], [system])
     points = [tuple(point) for point in itertools.product(*map(_values, grid))]

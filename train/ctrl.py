@@ -4,11 +4,14 @@ from pathlib import Path
 
 import click
 
-from allmrec_jax.baselines.ctrl import ENCODERS, PRESETS, train_ctrl
+from allmrec_jax.baselines.ctrl import PRESETS, train_ctrl
 from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.commands.training import encoder_option, training_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import resolve, settings_options
+from allmrec_jax.trained.kinds import KINDS
+
+ENCODERS = KINDS["ctrl"].models["encoder"]
 
 
 @click.command(

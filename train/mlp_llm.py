@@ -4,12 +4,15 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.baselines.mlp_llm import PRESETS, train_mlp_llm
 from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.commands.training import cf_option, llm_option, training_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.runs import find_upstream
-from allmrec_jax.settings import resolve, settings_options
-from allmrec_jax.training.stage2 import LLMS, MLP_PRESETS, train_stage2
+from allmrec_jax.settings import settings_options
+from allmrec_jax.trained.kinds import KINDS
+
+LLMS = KINDS["mlp-llm"].models["llm"]
 
 
 @click.command(
@@ -19,8 +22,8 @@ from allmrec_jax.training.stage2 import LLMS, MLP_PRESETS, train_stage2
 @mesh_options(lambda given: given["llm"] or LLMS[given["preset"]])
 @training_options
 @cf_option
-@llm_option(LLMS, MLP_PRESETS)
-@settings_options(MLP_PRESETS)
+@llm_option(LLMS, PRESETS)
+@settings_options(PRESETS)
 def command(
     data: Path,
     cf: Path | None,
@@ -36,10 +39,10 @@ def command(
     Prints the run's directory last; `allmrec eval` takes it.
     """
     dataset = load_dataset(data)
-    settings = resolve(MLP_PRESETS, preset, {**overrides, "item_vectors": "cf"})
+    settings = KINDS["mlp-llm"].settings(preset, overrides)
     if cf is None:
         cf, _ = find_upstream(out, "cf", dataset.name, dataset.hash)
-    print(train_stage2(dataset, cf, None, llm or LLMS[preset], settings, seed, out, resume=resume))
+    print(train_mlp_llm(dataset, cf, llm or LLMS[preset], settings, seed, out, resume=resume))
 
 
 if __name__ == "__main__":

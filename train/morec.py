@@ -4,11 +4,14 @@ from pathlib import Path
 
 import click
 
-from allmrec_jax.baselines.morec import ENCODERS, PRESETS, train_morec
+from allmrec_jax.baselines.morec import PRESETS, train_morec
 from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.commands.training import encoder_option, training_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import resolve, settings_options
+from allmrec_jax.trained.kinds import KINDS
+
+ENCODERS = KINDS["morec"].models["encoder"]
 
 
 @click.command(

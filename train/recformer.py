@@ -4,11 +4,14 @@ from pathlib import Path
 
 import click
 
-from allmrec_jax.baselines.recformer import LONGFORMER, PRESETS, train_recformer
+from allmrec_jax.baselines.recformer import PRESETS, train_recformer
 from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.commands.training import training_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import resolve, settings_options
+from allmrec_jax.trained.kinds import KINDS
+
+LONGFORMER = KINDS["recformer"].models["longformer"]["paper"]
 
 
 @click.command(
@@ -30,7 +33,7 @@ def command(data: Path, longformer: str, preset: str, overrides: dict, seed: int
     Prints the run's directory last; `allmrec eval overall` takes it as --runs.
     """
     settings = resolve(PRESETS, preset, overrides)
-    print(train_recformer(load_dataset(data), settings, seed, out, longformer=longformer, resume=resume))
+    print(train_recformer(load_dataset(data), longformer, settings, seed, out, resume=resume))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ from allmrec_jax.commands.training import cf_option, llm_option, training_option
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.runs import find_upstream
 from allmrec_jax.settings import resolve, settings_options
-from allmrec_jax.training.stage2 import LLMS, PRESETS, train_stage2
+from allmrec_jax.trained.kinds import KINDS
+from allmrec_jax.training.stage2 import PRESETS, train_stage2
+
+LLMS = KINDS["stage2"].models["llm"]
 
 
 @click.command(

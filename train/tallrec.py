@@ -9,7 +9,9 @@ from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.commands.training import llm_option, training_options
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.settings import resolve, settings_options
-from allmrec_jax.training.stage2 import LLMS
+from allmrec_jax.trained.kinds import KINDS
+
+LLMS = KINDS["tallrec"].models["llm"]
 
 
 @click.command(

@@ -117,13 +117,6 @@ PRESETS = {
 }
 """``paper``: SASRec's as in A-LLMRec's paper. ``official``: what A-LLMRec's authors left of CTRL in their code."""
 
-ENCODERS = {
-    "paper": "sentence-transformers/nq-distilbert-base-v1",
-    "official": "sentence-transformers/nq-distilbert-base-v1",
-    "small": "sbert-nano",
-}
-"""The sentence encoder of each preset."""
-
 
 class ContrastState(NamedTuple):
     """What pre-training changes: ``params`` holds ``cf``, ``aligner`` and ``encoder``."""

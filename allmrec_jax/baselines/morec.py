@@ -94,9 +94,6 @@ PRESETS = {
 }
 """``paper``: d and batch of A-LLMRec's paper, the rest of MoRec's authors. ``small``: a few minutes on two cores."""
 
-ENCODERS = {"paper": "sentence-transformers/nq-distilbert-base-v1", "small": "sbert-nano"}
-"""The sentence encoder of each preset: SBERT is what A-LLMRec's paper gives MoRec."""
-
 
 class MoRecState(NamedTuple):
     """What training changes: ``params`` holds ``sasrec`` (no table), ``head`` and ``encoder``."""

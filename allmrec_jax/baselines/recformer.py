@@ -125,9 +125,6 @@ PRESETS = {
 }
 """``paper``: batches as in A-LLMRec's paper, the rest RECFORMER's authors'. ``small``: from scratch on two cores."""
 
-LONGFORMER = "allenai/longformer-base-4096"
-"""What RECFORMER's authors start from."""
-
 
 class RecformerState(NamedTuple):
     """What training changes: parameters (with ``head`` in pre-training) and, in fine-tuning, the item table."""
@@ -386,11 +383,11 @@ def _finetune(run: Run, training: _Training, params: Any, table: np.ndarray | No
 
 def train_recformer(
     dataset: Dataset,
+    longformer_name: str | Path,
     settings: RecformerSettings,
     seed: int = 0,
     out: Path | str = "checkpoints",
     *,
-    longformer: str | Path = LONGFORMER,
     resume: bool = False,
     quiet: bool = False,
 ) -> Path:
@@ -398,10 +395,10 @@ def train_recformer(
 
     Args:
         dataset: with titles.
+        longformer_name: a Longformer's directory or hub name; not read with ``start=scratch``.
         settings: see :class:`RecformerSettings`.
         seed: of every random draw.
         out: the checkpoints directory.
-        longformer: a Longformer's directory or hub name; not read with ``start=scratch``.
         resume: continue interrupted runs.
         quiet: show no progress.
 
@@ -413,7 +410,7 @@ def train_recformer(
     """
     require_titles(dataset, "RECFORMER")
     scratch = settings.start == "scratch"
-    loaded = load_start(settings, seed, longformer)
+    loaded = load_start(settings, seed, longformer_name)
     made = as_recformer(loaded, settings.attention_window, settings.max_items, seed)
     _check_length(made, settings)
     upstream = {} if scratch else {"longformer": loaded.fingerprint}
@@ -441,7 +438,7 @@ def train_recformer(
     model.save(run.export_path("cf.json").parent)
     card = {"model": "recformer", "config": dataclasses.asdict(config)}
     write_text(run.export_path("cf.json"), json.dumps(card, indent=2) + "\n")
-    run.finish({"step": run.best_step(), "longformer": None if scratch else str(longformer)})
+    run.finish({"step": run.best_step(), "longformer": None if scratch else str(longformer_name)})
     return run.path
 
 

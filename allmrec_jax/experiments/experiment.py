@@ -14,7 +14,6 @@ import fcntl
 import functools
 import graphlib
 import hashlib
-import importlib
 import json
 import os
 import platform
@@ -42,8 +41,9 @@ from allmrec_jax.evaluation.results import users_frame, write_results
 from allmrec_jax.evaluation.systems import SYSTEMS, WRITERS, EvaluationSettings, Questions, Sources, write_freely
 from allmrec_jax.fileio import atomic_path, write_text
 from allmrec_jax.runs import START_OVER, versions
-from allmrec_jax.settings import deciding, identity, resolve
+from allmrec_jax.settings import deciding, identity
 from allmrec_jax.sharding import MeshShape
+from allmrec_jax.trained.kinds import KINDS
 from allmrec_jax.training.metrics import read_lines
 
 if TYPE_CHECKING:
@@ -58,25 +58,8 @@ BEGINNING = 15.0
 EPOCHS = ("epochs", "contrast_epochs", "pretrain_epochs")
 """Settings that count passes over the users."""
 
-SECONDS_PER_UNIT = {
-    "cf sasrec": 1e-4,
-    "cf ncf": 2e-4,
-    "cf nextitnet": 2.5e-4,
-    "cf gru4rec": 8e-4,
-    "morec": 5.6e-3,
-    "ctrl": 6.5e-4,
-    "recformer-tiny": 6e-3,
-    "tallrec-yes-no": 0.2,
-    "tallrec-titles": 0.55,
-    "mlp-llm": 0.59,
-    "stage1": 3.1e-3,
-    "stage2": 0.59,
-}
-"""Roughly, of preset ``small`` on two idle cores with the embedded data and models, see :meth:`Workplace.units`: for
-the plan of a place where nothing has been timed yet."""
-
 SECONDS_PER_ANSWER = 0.02
-"""Of a row with a language model, per user, likewise."""
+"""Of a row with a language model, per user: roughly, with preset ``small``'s models on two idle cores."""
 
 ANSWERS_VERSION = 1
 """Part of what kept answers are known by: raise it when a change makes the same runs answer otherwise."""
@@ -84,35 +67,6 @@ ANSWERS_VERSION = 1
 
 # Trainings.
 
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """What a node may train, by the name of its ``allmrec train`` command.
-
-    Attributes:
-        presets: ``module:name`` of its presets; for ``cf`` those of all models.
-        upstream: kinds of the nodes it builds on, by the option that names them.
-        models: pretrained models it starts from, by their role in the run's identity.
-        reads_texts: whether it is of no use on data without titles.
-    """
-
-    presets: str
-    upstream: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
-    reads_texts: bool = False
-
-
-KINDS = {
-    "cf": Kind("allmrec_jax.training.cf:PRESETS"),
-    "stage1": Kind("allmrec_jax.training.stage1:PRESETS", ("cf",), ("encoder",), reads_texts=True),
-    "stage2": Kind("allmrec_jax.training.stage2:PRESETS", ("cf", "stage1"), ("llm",), reads_texts=True),
-    "mlp-llm": Kind("allmrec_jax.training.stage2:MLP_PRESETS", ("cf",), ("llm",), reads_texts=True),
-    "tallrec": Kind("allmrec_jax.baselines.tallrec:PRESETS", (), ("llm",), reads_texts=True),
-    "morec": Kind("allmrec_jax.baselines.morec:PRESETS", (), ("encoder",), reads_texts=True),
-    "ctrl": Kind("allmrec_jax.baselines.ctrl:PRESETS", (), ("encoder",), reads_texts=True),
-    "recformer": Kind("allmrec_jax.baselines.recformer:PRESETS", (), ("longformer",), reads_texts=True),
-}
-"""Everything that a table's rows are made of."""
 
 _OPTIONS = {"encoder": "--sentence-encoder", "llm": "--llm", "longformer": "--longformer"}
 
@@ -122,7 +76,7 @@ class Training:
     """A node of the graph.
 
     Attributes:
-        kind: of :data:`KINDS`.
+        kind: of :data:`allmrec_jax.trained.kinds.KINDS`.
         preset: whose settings it takes.
         changes: settings that differ from the preset; ``("model", …)`` chooses a CF model.
         seed: of the training.
@@ -138,17 +92,14 @@ class Training:
     @property
     def settings(self) -> Any:
         """The resolved settings; :class:`UserError` for an unknown preset, setting or model."""
-        module, name = KINDS[self.kind].presets.split(":")
-        presets, changes = getattr(importlib.import_module(module), name), dict(self.changes)
-        if self.kind == "cf":
-            presets = presets[changes.pop("model")]
-        return resolve(presets, self.preset, changes)
+        changes = dict(self.changes)
+        model = {"model": changes.pop("model")} if KINDS[self.kind].by_model else {}
+        return KINDS[self.kind].settings(self.preset, changes, **model)
 
     @property
     def models(self) -> tuple[str, ...]:
-        """The roles of the pretrained models that it starts from; RECFORMER from scratch has none."""
-        scratch = getattr(self.settings, "start", None) == "scratch"
-        return () if scratch else KINDS[self.kind].models
+        """The roles of the pretrained models that it starts from."""
+        return KINDS[self.kind].roles(self.settings)
 
     def nodes(self) -> Iterator["Training"]:
         """This node and all it builds on, those first."""
@@ -187,9 +138,8 @@ def parse_changes(lines: Sequence[str]) -> dict[str, dict[str, Any]]:
         kind, dot, name = target.partition(".")
         if not (equals and dot) or kind not in KINDS:
             raise UserError(f"--set {line}: KIND.SETTING=VALUE is expected, with a kind of {', '.join(KINDS)}")
-        module, presets = KINDS[kind].presets.split(":")
-        found = getattr(importlib.import_module(module), presets)
-        classes = {type(preset) for each in found.values() for preset in (each.values() if kind == "cf" else [each])}
+        by_model, presets = KINDS[kind].by_model, KINDS[kind].load_presets()
+        classes = {type(preset) for each in presets.values() for preset in (each.values() if by_model else [each])}
         hints = {key: hint for cls in classes for key, hint in typing.get_type_hints(cls).items()}
         if name not in hints:
             raise UserError(f"--set {line}: {kind} has no setting {name!r}; known: {', '.join(sorted(hints))}")
@@ -303,7 +253,7 @@ class Workplace:
             flag = "--" + name.replace("_", "-")
             if isinstance(value, bool):
                 words.append(flag if value else f"--no-{flag[2:]}")
-            elif not (node.kind == "mlp-llm" and name == "item_vectors"):
+            elif name not in kind.fixed:
                 words += [flag, str(value)]
         for role, other in zip(kind.upstream, node.upstream, strict=True):
             words += [f"--{role}", str(self.path(other))]
@@ -332,7 +282,7 @@ class Workplace:
         """
         settings = node.settings
         named, model = getattr(settings, "kind", node.kind), getattr(settings, "model", None)
-        key = f"{named} {model}" if named == "cf" else named
+        usual = KINDS[node.kind].seconds_per_unit.get(str(model) if KINDS[node.kind].by_model else named)
         rates: dict[bool, list[float]] = {True: [], False: []}
         for path in self.checkpoints.glob(f"*/{named}/*/{COST}"):
             cost = json.loads(path.read_text())
@@ -342,8 +292,8 @@ class Workplace:
         if known := rates[True] or rates[False]:
             # The median: one that ran beside other work says little.
             return BEGINNING + statistics.median(known) * self.units(node)
-        if node.preset == "small" and key in SECONDS_PER_UNIT:
-            return BEGINNING + SECONDS_PER_UNIT[key] * self.units(node)
+        if node.preset == "small" and usual is not None:
+            return BEGINNING + usual * self.units(node)
         return None
 
     def budget(self, node: Training) -> dict[str, Any]:

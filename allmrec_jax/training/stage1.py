@@ -99,13 +99,6 @@ PRESETS = {
     ),
 }
 
-ENCODERS = {
-    "paper": "sentence-transformers/nq-distilbert-base-v1",
-    "official": "sentence-transformers/nq-distilbert-base-v1",
-    "small": "sbert-nano",
-}
-"""The sentence encoder of each preset; not a setting, for it may be a path: a run's identity holds its hash."""
-
 
 class Stage1State(NamedTuple):
     """What training changes. ``params`` holds ``alignment`` and, where it is trained, ``encoder``."""

@@ -134,12 +134,6 @@ PRESETS = {
     ),
 }
 
-MLP_PRESETS = {name: dataclasses.replace(preset, item_vectors="cf", text_share=0.0) for name, preset in PRESETS.items()}
-"""MLP-LLM: the same training with the CF model's item vectors straight into the projector."""
-
-LLMS = {"paper": "facebook/opt-6.7b", "official": "facebook/opt-6.7b", "small": "opt-nano"}
-"""The language model of each preset; not a setting, for it may be a path: a run's identity holds its hash."""
-
 
 class Stage2State(NamedTuple):
     """What training changes."""

@@ -164,13 +164,13 @@ def pretrained(small, planted, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.setattr(recformer, "_finetune", Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            train_recformer(planted, SETTINGS, 0, out, quiet=True)
+            train_recformer(planted, "absent", SETTINGS, 0, out, quiet=True)
     return out
 
 
 def test_it_beats_popularity_in_three_runs(planted, pretrained, monkeypatch):
     monkeypatch.setattr(recformer, "_pretrain", None)  # done, and not to be done again
-    run = train_recformer(planted, SETTINGS, 0, pretrained, resume=True, quiet=True)
+    run = train_recformer(planted, "absent", SETTINGS, 0, pretrained, resume=True, quiet=True)
     model = load_export(run / "export", "x")
     gain, error = planted_texts.excess(planted, model)
     assert gain > 3 * error
@@ -183,13 +183,13 @@ def test_it_beats_popularity_in_three_runs(planted, pretrained, monkeypatch):
 
 def test_it_finds_nothing_in_shuffled_interactions(tmp_path):
     shuffled = planted_texts.make_dataset(tmp_path / "data", shuffled=True)
-    run = train_recformer(shuffled, SETTINGS, 0, tmp_path, quiet=True)
+    run = train_recformer(shuffled, "absent", SETTINGS, 0, tmp_path, quiet=True)
     gain, error = planted_texts.excess(shuffled, load_export(run / "export", "x"))
     assert abs(gain) < 2 * error
-    assert train_recformer(shuffled, SETTINGS, 0, tmp_path, quiet=True) == run
+    assert train_recformer(shuffled, "absent", SETTINGS, 0, tmp_path, quiet=True) == run
 
 
 def test_more_tokens_than_the_longformer_reads_are_refused(planted, tmp_path):
     settings = dataclasses.replace(SETTINGS, max_tokens=512)
     with pytest.raises(UserError, match="max_tokens 512, but this Longformer reads 79"):
-        train_recformer(planted, settings, 0, tmp_path, quiet=True)
+        train_recformer(planted, "absent", settings, 0, tmp_path, quiet=True)

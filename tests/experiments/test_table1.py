@@ -24,8 +24,6 @@ from allmrec_jax.experiments import experiment
 from allmrec_jax.experiments.experiment import (
     BEGINNING,
     COST,
-    KINDS,
-    SECONDS_PER_UNIT,
     Workplace,
     changed,
     held,
@@ -46,6 +44,7 @@ from allmrec_jax.experiments.rows import (
 )
 from allmrec_jax.models.llm.opt import OPTConfig
 from allmrec_jax.runs import START_OVER, Run, load_run
+from allmrec_jax.trained.kinds import KINDS
 
 USERS, ITEMS = 40, 44
 SMALL = ["cf.epochs=2", "cf.dim=8", "cf.max_length=8", "stage1.freeze_encoder=true", "stage2.steps=2"]
@@ -270,7 +269,7 @@ def test_estimates_follow_what_such_runs_took_here_before(place, tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"seconds": seconds, "units": units, "model": "sasrec"}))
 
-    assert work.estimate(node) == BEGINNING + SECONDS_PER_UNIT["cf sasrec"] * units
+    assert work.estimate(node) == BEGINNING + KINDS["cf"].seconds_per_unit["sasrec"] * units
     ran("other", "a", 500)
     assert work.estimate(node) == pytest.approx(500)
     for run, seconds in (("b", 100), ("c", 120), ("d", 900)):  # the last one beside other work

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_llm
 
+from allmrec_jax.baselines import mlp_llm
 from allmrec_jax.data.dataset import write_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.protocol import load_cf
@@ -455,10 +456,10 @@ def test_text_share_and_warm_start_train(project, dataset, monkeypatch):
 
 
 def test_mlp_llm_is_stage_2_on_the_cf_models_own_vectors(project, dataset):
-    where = project.arrays, None, project.path / "llm"
     settings = dataclasses.replace(SETTINGS, item_vectors="cf")
-    assert settings.kind == "mlp-llm" and all(preset.kind == "mlp-llm" for preset in stage2.MLP_PRESETS.values())
-    path = train_stage2(dataset, *where, settings, 0, project.path / "out", quiet=True)
+    assert settings.kind == "mlp-llm" and all(preset.kind == "mlp-llm" for preset in mlp_llm.PRESETS.values())
+    where = dataset, project.arrays, project.path / "llm"
+    path = mlp_llm.train_mlp_llm(*where, settings, 0, project.path / "out", quiet=True)
     assert set(load_run(path)["upstream"]) == {"cf", "llm"} and path.parent.name == "mlp-llm"
     export, cf = load_stage2(path), load_cf(project.arrays, dataset)
     np.testing.assert_array_equal(export.latents(None, cf), cf.item_vectors())
@@ -469,7 +470,7 @@ def test_mlp_llm_is_stage_2_on_the_cf_models_own_vectors(project, dataset):
     vectors = np.load(project.arrays / "users_test.npy")[users]
     assert np.isfinite(recommender.rank(histories, np.tile(np.arange(1, 5), (2, 1)), vectors)).all()
     with pytest.raises(UserError, match="text_share goes with item vectors joint"):
-        train_stage2(dataset, *where, dataclasses.replace(settings, text_share=0.5), 0, project.path, quiet=True)
+        mlp_llm.train_mlp_llm(*where, dataclasses.replace(settings, text_share=0.5), 0, project.path, quiet=True)
 
 
 def test_what_cannot_fit_is_refused_before_any_weight(project, dataset):
