@@ -37,18 +37,6 @@ BATCH = ("data", "fsdp")
 Rules = Sequence[tuple[str, PartitionSpec]]
 """Path pattern and partition spec; a path is ``layers/q_proj/kernel``, patterns match it whole."""
 
-OPT_RULES: Rules = (
-    (r"embed_tokens/embedding", P("tensor", "fsdp")),
-    (r"embed_positions/embedding", P(None, "fsdp")),
-    (r"layers/(q_proj|k_proj|v_proj|fc1)/kernel", P(None, "fsdp", "tensor")),
-    (r"layers/(q_proj|k_proj|v_proj|fc1)/(bias|kernel_scale)", P(None, "tensor")),
-    (r"layers/(out_proj|fc2)/kernel", P(None, "tensor", "fsdp")),
-    (r"layers/(out_proj|fc2)/(bias|kernel_scale)", P()),
-    (r"(layers/(self_attn|final)_layer_norm|final_layer_norm)/(scale|bias)", P()),
-    (r"project_(in|out)/kernel", P()),
-)
-"""The frozen OPT. A layer's two halves each end in one sum over ``tensor``; nothing else crosses it."""
-
 REPLICATED_RULES: Rules = ((r".*", P()),)
 """What is trained (projectors, autoencoders, sentence encoder, CF models) and its optimizer state: a copy on each
 device, for it is small beside the frozen model (34 million parameters at OPT-6.7B's width) and its gradients are summed

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from full_size import LATENT_DIM, TITLE, USER_DIM, NoTokenizer
+from full_size_world import LATENT_DIM, TITLE, USER_DIM, NoTokenizer
 from torch import nn
 from torch.nn import functional
 from transformers import DistilBertConfig, DistilBertModel, OPTConfig, OPTForCausalLM

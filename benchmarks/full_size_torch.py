@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from full_size import LATENT_DIM, USER_DIM, World
+from full_size_world import LATENT_DIM, USER_DIM, World
 from torch import nn
 from torch.nn import functional
 from transformers import OPTConfig, OPTForCausalLM

@@ -18,7 +18,7 @@ import click
 import jax
 import jax.numpy as jnp
 import numpy as np
-from full_size import random_params
+from full_size_world import random_params
 
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import Dataset, load_dataset

@@ -344,7 +344,8 @@ def stage1_ours(task: Task, seed: int, clone: Path) -> dict[str, Any]:
     from allmrec_jax.models.cf.sasrec import SASRecCF, SASRecConfig
     from allmrec_jax.models.text_encoder import encode_table, tokenize_texts
     from allmrec_jax.official import parameters as official
-    from allmrec_jax.official.files import Layout, read_sasrec
+    from allmrec_jax.official.layout import Layout
+    from allmrec_jax.official.reading import read_sasrec
     from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
     from allmrec_jax.rng import jax_key
     from allmrec_jax.settings import resolve
@@ -548,7 +549,8 @@ def prepare_task(source: Path, work: Path, rules: dict[str, Rule], seeds: int) -
     from allmrec_jax.data.candidates import load_candidates
     from allmrec_jax.data.dataset import load_dataset
     from allmrec_jax.data.prepare import prepare
-    from allmrec_jax.official.files import Layout, export_data
+    from allmrec_jax.official.exporting import export_data
+    from allmrec_jax.official.layout import Layout
     from allmrec_jax.settings import resolve
     from allmrec_jax.training import cf
 

@@ -43,19 +43,20 @@ def from_official(
     Example:
       allmrec convert from-official ../A-LLMRec --name Movies_and_TV --data data/Movies_and_TV
     """
-    from allmrec_jax.official import files as files
+    from allmrec_jax.official import importing
+    from allmrec_jax.official.layout import Layout
 
-    layout = files.Layout(root, name, stage1_epoch, stage2_epoch)
-    dataset = files.import_data(layout, data)
+    layout = Layout(root, name, stage1_epoch, stage2_epoch)
+    dataset = importing.import_data(layout, data)
     print(data)
-    cf = files.import_cf(layout, dataset, out)
+    cf = importing.import_cf(layout, dataset, out)
     print(cf)
     if not layout.stage1("mlp").exists():
         return
-    stage1 = files.import_stage1(layout, dataset, cf, sentence_encoder, out)
+    stage1 = importing.import_stage1(layout, dataset, cf, sentence_encoder, out)
     print(stage1)
     if layout.stage2("log_proj").exists():
-        print(files.import_stage2(layout, dataset, cf, stage1, llm, out))
+        print(importing.import_stage2(layout, dataset, cf, stage1, llm, out))
 
 
 @command.command("to-official")
@@ -87,19 +88,20 @@ def to_official(
     """
     from allmrec_jax.data.dataset import load_dataset
     from allmrec_jax.errors import UserError
-    from allmrec_jax.official import files as files
+    from allmrec_jax.official import exporting
+    from allmrec_jax.official.layout import Layout
 
     dataset = load_dataset(data)
-    layout = files.Layout(out, name or dataset.name, stage1_epoch, stage2_epoch)
+    layout = Layout(out, name or dataset.name, stage1_epoch, stage2_epoch)
     if stage1 is not None and cf is None:
         raise UserError("--stage1 needs the --cf that it was built on")
-    written = files.export_data(dataset, layout)
+    written = exporting.export_data(dataset, layout)
     if cf is not None:
-        written.append(files.export_cf(dataset, cf, layout))
+        written.append(exporting.export_cf(dataset, cf, layout))
         if stage1 is not None:
-            written += files.export_stage1(dataset, stage1, cf, layout)
+            written += exporting.export_stage1(dataset, stage1, cf, layout)
     if stage2 is not None:
-        written += files.export_stage2(dataset, stage2, layout)
+        written += exporting.export_stage2(dataset, stage2, layout)
     for file in written:
         print(file)
 
@@ -118,6 +120,6 @@ def export(data: Path, stage1: Path, stage2: Path, out: Path) -> None:
       --stage2 checkpoints/Movies/stage2/5f4e3d2c1b0a --out serving
     """
     from allmrec_jax.data.dataset import load_dataset
-    from allmrec_jax.official.files import export_serving
+    from allmrec_jax.official.serving import export_serving
 
     print(export_serving(load_dataset(data), stage1, stage2, out))

@@ -21,7 +21,7 @@ def mesh_options(llm: Callable[[dict[str, Any]], str | None] | None = None) -> C
         def wrapped(*, mesh: str | None, distributed: str | None, **given: Any) -> Any:
             if mesh is None and distributed is None:
                 return command(**given)
-            from allmrec_jax.planning.stage2 import choose_mesh
+            from allmrec_jax.planning.preflight import choose_mesh
             from allmrec_jax.sharding import several_processes, use_mesh
 
             with several_processes(distributed):

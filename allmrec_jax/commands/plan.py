@@ -69,24 +69,26 @@ def command(
     from allmrec_jax.models.text_encoder import TextEncoderConfig
     from allmrec_jax.planning import stage1 as plan_stage1
     from allmrec_jax.planning import stage2 as plan
+    from allmrec_jax.planning.devices import DEVICES
+    from allmrec_jax.planning.preflight import read_config
     from allmrec_jax.sharding import check_heads, parse_mesh
 
     for name in LLM_OPTIONS if stage1 else STAGE1_OPTIONS:
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
             option = "--train/--infer" if name == "train" else "--" + name.replace("_", "-")
             raise UserError(f"{option} {'means nothing with' if stage1 else 'needs'} --stage1")
-    if device not in plan.DEVICES:
-        raise UserError(f"--device {device}: unknown; known: {', '.join(plan.DEVICES)}")
+    if device not in DEVICES:
+        raise UserError(f"--device {device}: unknown; known: {', '.join(DEVICES)}")
     shape = parse_mesh(mesh)
     where = f"mesh {shape} of {device}"
     if stage1:
         task = plan_stage1.Stage1Work(
             TextEncoderConfig(), shape, batch or 32, length or 128, dtype or "float32", samples, epochs
         )
-        found = plan_stage1.as_json(plan_stage1.make_plan(task, plan.DEVICES[device]))
+        found = plan_stage1.as_json(plan_stage1.make_plan(task, DEVICES[device]))
         title = f"stage-1 training step, {where}, {task.batch} samples, texts of {task.length} tokens, {task.dtype}"
     else:
-        config, int8 = plan.read_config(llm), llm_weights == "int8"
+        config, int8 = read_config(llm), llm_weights == "int8"
         check_heads(shape, config, llm)
         work = plan.Work(
             config,
@@ -99,7 +101,7 @@ def command(
             new_tokens=new_tokens,
             int8=int8,
         )
-        found = plan.as_json(plan.make_plan(work, plan.DEVICES[device]))
+        found = plan.as_json(plan.make_plan(work, DEVICES[device]))
         what = "stage-2 training step" if train else "ranking and generation"
         types = f"{work.dtype}, kernels int8" if int8 else work.dtype
         title = f"{llm}, {what}, {where}, {work.batch} prompts of {work.length} tokens, {types}"
@@ -114,7 +116,7 @@ def _show(title: str, found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from allmrec_jax.planning.stage2 import GIB
+    from allmrec_jax.models.llm.room import GIB
 
     console = Console()
     console.print(title, style="bold")

@@ -12,7 +12,8 @@ from typing import Any, Literal, cast
 import jax
 import numpy as np
 
-from allmrec_jax.parity.ours import ALTERATIONS, OURS
+from allmrec_jax.parity.alterations import ALTERATIONS
+from allmrec_jax.parity.ours import OURS
 from allmrec_jax.parity.reference import Outputs, Reference, Steps
 from allmrec_jax.parity.tolerances import EXCLUDED, KEY_PART_OF_PACKED_BIAS, TOLERANCES, Kind
 from allmrec_jax.runs import versions

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from allmrec_jax.parity import cases
+from allmrec_jax.parity.directories import write_opt, write_sentence_encoder
 from allmrec_jax.parity.reference import Outputs, encoder_prefix, kind, parameters
 
 EPOCHS = 10, 5
@@ -23,24 +24,23 @@ def through_ours(source: Path, work: Path) -> Path:
 
     With the functions that ``allmrec convert`` calls.
     """
-    from allmrec_jax.official import files as files
-    from allmrec_jax.parity.ours import write_opt
-    from allmrec_jax.parity.stock import write_sentence_encoder
+    from allmrec_jax.official import exporting, importing
+    from allmrec_jax.official.layout import Layout
 
-    before, after = files.Layout(source, cases.DATA_NAME, *EPOCHS), files.Layout(work / "out", cases.DATA_NAME, *EPOCHS)
+    before, after = Layout(source, cases.DATA_NAME, *EPOCHS), Layout(work / "out", cases.DATA_NAME, *EPOCHS)
     encoder, llm, runs = work / "encoder", work / "llm", work / "runs"
     encoder.mkdir()
     llm.mkdir()
     write_sentence_encoder(encoder)
     write_opt(llm, cases.OPT, cases.OPT["vocab_size"])
-    dataset = files.import_data(before, work / "data")
-    cf = files.import_cf(before, dataset, runs)
-    stage1 = files.import_stage1(before, dataset, cf, str(encoder), runs)
-    stage2 = files.import_stage2(before, dataset, cf, stage1, str(llm), runs)
-    files.export_data(dataset, after)
-    files.export_cf(dataset, cf, after)
-    files.export_stage1(dataset, stage1, cf, after)
-    files.export_stage2(dataset, stage2, after)
+    dataset = importing.import_data(before, work / "data")
+    cf = importing.import_cf(before, dataset, runs)
+    stage1 = importing.import_stage1(before, dataset, cf, str(encoder), runs)
+    stage2 = importing.import_stage2(before, dataset, cf, stage1, str(llm), runs)
+    exporting.export_data(dataset, after)
+    exporting.export_cf(dataset, cf, after)
+    exporting.export_stage1(dataset, stage1, cf, after)
+    exporting.export_stage2(dataset, stage2, after)
     return after.root
 
 
@@ -61,7 +61,7 @@ def loaded(model: Any, arguments: argparse.Namespace, utils: ModuleType) -> Outp
     It never loads ``sbert.pt`` and ``mlp2.pt`` back; these go through ``load_state_dict`` as the others do. Ours holds
     the names of sentence-transformers up to 5, which it was written for.
     """
-    from allmrec_jax.official.files import ENCODER_PREFIXES
+    from allmrec_jax.official.layout import ENCODER_PREFIXES
 
     model.load_model(arguments, *EPOCHS)
     prefix = encoder_prefix(model.sbert)

@@ -3,7 +3,6 @@
 Nothing here is the official code; names of parameters are its, so that checkpoints and weights are named alike.
 """
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 import transformers
 
 from allmrec_jax.parity import cases
+from allmrec_jax.parity.directories import write_sentence_encoder
 from allmrec_jax.parity.reference import (
     NEW_TOKENS,
     Outputs,
@@ -135,46 +135,6 @@ def sentence_transformer(*, bert: bool = False) -> Any:
     with tempfile.TemporaryDirectory() as directory:
         write_sentence_encoder(Path(directory), bert=bert)
         return SentenceTransformer(directory, device="cpu")
-
-
-def write_sentence_encoder(path: Path, *, bert: bool = False) -> None:
-    """The case's sentence encoder as a sentence-transformers directory."""
-    from safetensors.numpy import save_file
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
-    tokenizer = Tokenizer(
-        models.WordPiece({word: i for i, word in enumerate(cases.letter_vocabulary())}, unk_token="[UNK]")
-    )
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    tokenizer.save(str(path / "tokenizer.json"))
-    config = cases.BERT if bert else cases.TEXT_ENCODER
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    kinds = ("Transformer", "Pooling")
-    files: dict[str, Any] = {
-        "config.json": config | {"architectures": ["BertModel" if bert else "DistilBertModel"]},
-        "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64} | special,
-        "sentence_bert_config.json": {"max_seq_length": config["max_position_embeddings"]},
-        "modules.json": [
-            {
-                "idx": i,
-                "name": str(i),
-                "path": "1_Pooling" * i,
-                "type": f"sentence_transformers.models.{kind}",
-            }
-            for i, kind in enumerate(kinds)
-        ],
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": config["hidden_size" if bert else "dim"],
-            "pooling_mode_mean_tokens": True,
-        },
-    }
-    (path / "1_Pooling").mkdir()
-    for name, body in files.items():
-        (path / name).write_text(json.dumps(body))
-    shapes = cases.bert_shapes() if bert else cases.distilbert_shapes()
-    save_file(cases.weights(shapes), path / "model.safetensors", metadata={"format": "pt"})
 
 
 class Stock(TorchReference):

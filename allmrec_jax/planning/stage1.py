@@ -20,7 +20,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.models import text_encoder
 from allmrec_jax.models.alignment import Alignment
 from allmrec_jax.models.text_encoder import TextEncoderConfig
-from allmrec_jax.planning.stage2 import LATENT_DIM, USER_DIM, Device, Exchange, Plan, bounded, described
+from allmrec_jax.planning.devices import LATENT_DIM, USER_DIM, Device, Exchange, Plan, bounded, described
 from allmrec_jax.sharding import MeshShape
 
 

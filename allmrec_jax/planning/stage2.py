@@ -1,8 +1,9 @@
 """What a training or inference step with a frozen OPT takes on each device of a mesh, before anything is run.
 
-Weights, KV cache and optimizer are exact: they come from shapes and from the rules that :mod:`allmrec_jax.sharding`
-places arrays by. FLOPs and exchanged bytes are formulas of the program that is compiled. Activations and temporaries
-are a model of what XLA keeps, fitted to compiled programs (docs/sharding.md), and are labelled as estimates.
+Weights, KV cache and optimizer are exact: they come from shapes and from the rules that arrays are placed by
+(:data:`allmrec_jax.models.llm.opt.OPT_RULES`). FLOPs and exchanged bytes are formulas of the program that is compiled.
+Activations and temporaries are a model of what XLA keeps, fitted to compiled programs (docs/sharding.md), and are
+labelled as estimates.
 
 Symbols: L layers, D hidden size, F feed-forward units, H heads, E word width, V vocabulary, B rows of a device's batch,
 S prompt tokens, A answer tokens, C columns of the candidates' answers, N new tokens, t devices along ``tensor``.
@@ -11,8 +12,8 @@ S prompt tokens, A answer tokens, C columns of the candidates' answers, N new to
 import dataclasses
 import math
 from collections.abc import Sequence
-from functools import cache, partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,54 +21,13 @@ import jax.numpy as jnp
 from allmrec_jax import sharding
 from allmrec_jax.errors import UserError
 from allmrec_jax.models import projectors
-from allmrec_jax.models.llm import opt
-from allmrec_jax.models.llm.int8 import SCALE, quantize_params
-from allmrec_jax.models.llm.opt import PUBLISHED, OPTConfig, causal_blocks
-from allmrec_jax.sharding import OPT_RULES, MeshShape, fitted
-
-GIB = 2**30
-
-USABLE = 0.92
-"""Share of a device's memory that arrays can take; the rest is the runtime's, and lost between them."""
-
-USER_DIM, LATENT_DIM = 50, 128
-"""Widths of the projectors' inputs: SASRec's and stage 1's defaults."""
+from allmrec_jax.models.llm.opt import OPTConfig, causal_blocks
+from allmrec_jax.models.llm.room import weight_bytes
+from allmrec_jax.planning.devices import LATENT_DIM, USER_DIM, Device, Exchange, Plan, bounded, described
+from allmrec_jax.sharding import MeshShape
 
 ITEMS = 30
 """Items of a prompt: ten of history and twenty candidates."""
-
-
-class Device(NamedTuple):
-    """Published figures of an accelerator.
-
-    Attributes:
-        memory: in GiB.
-        tflops: dense bf16 matrix products.
-        bandwidth: of its memory, GB/s.
-        link: to its neighbours, GB/s in one direction, all links together; PCIe 4.0 where there is no other.
-        fused: whether attention runs fused (cuDNN), so that no S × S matrix is stored.
-    """
-
-    memory: float
-    tflops: float
-    bandwidth: float
-    link: float
-    fused: bool = True
-
-
-DEVICES = {
-    "a6000": Device(48, 154.8, 768, 32),
-    "rtx4090": Device(24, 165.2, 1008, 32),
-    "l4": Device(24, 121, 300, 32),
-    "a100-40": Device(40, 312, 1555, 300),
-    "a100-80": Device(80, 312, 2039, 300),
-    "h100": Device(80, 989, 3350, 450),
-    "h200": Device(141, 989, 4800, 450),
-    "tpu-v4": Device(32, 275, 1228, 300, fused=False),
-    "tpu-v5e": Device(16, 197, 819, 200, fused=False),
-    "tpu-v5p": Device(95, 459, 2765, 600, fused=False),
-}
-"""By the name of ``allmrec plan --device``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,38 +83,7 @@ class Work:
         return self.candidates * (self.answer // 2)
 
 
-class Exchange(NamedTuple):
-    """A kind of collective of one step: how many, and the bytes that each device sends for all of them."""
-
-    what: str
-    axis: str
-    number: int
-    bytes: int
-
-
 # Memory.
-
-
-def weight_bytes(config: OPTConfig, mesh: MeshShape, itemsize: int, *, int8: bool = False) -> int:
-    """Bytes of the language model's weights on each device, exact; ``int8`` as :func:`load_opt` takes it."""
-    shapes = _opt_shapes(config, int8)
-
-    def held(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, spec: Any) -> int:
-        as_stored = sharding.path_name(path).endswith(SCALE) or leaf.dtype == jnp.int8
-        return math.prod(_local(leaf.shape, spec, mesh)) * (leaf.dtype.itemsize if as_stored else itemsize)
-
-    return sum(jax.tree.leaves(jax.tree.map_with_path(held, shapes, sharding.specs(OPT_RULES, shapes))))
-
-
-@cache
-def _opt_shapes(config: OPTConfig, int8: bool) -> Any:
-    params = partial(opt.init_params, config, jax.random.key(0))
-    return jax.eval_shape(lambda: quantize_params(params()) if int8 else params())
-
-
-def _local(shape: tuple[int, ...], spec: Any, mesh: MeshShape) -> tuple[int, ...]:
-    axes = (*fitted(spec, shape, mesh), *(None,) * len(shape))
-    return tuple(n if axis is None else n // getattr(mesh, axis) for n, axis in zip(shape, axes, strict=False))
 
 
 @cache
@@ -354,45 +283,6 @@ def exchanges(work: Work) -> list[Exchange]:
 # Does it fit, and how fast can it be at best.
 
 
-Task = TypeVar("Task")
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan(Generic[Task]):
-    """What a step takes.
-
-    Attributes:
-        work: what is to be run.
-        bytes: on each device by kind.
-        flops: of all devices.
-        exchanges: the collectives.
-        device: its published figures.
-        seconds: no step can take less, by what bounds it: ``compute``, ``memory``, ``exchange``.
-    """
-
-    work: Task
-    device: Device
-    bytes: dict[str, int]
-    flops: int
-    exchanges: list[Exchange]
-    seconds: dict[str, float]
-
-    @property
-    def total(self) -> int:
-        """Bytes on each device."""
-        return sum(self.bytes.values())
-
-    @property
-    def fits(self) -> bool:
-        """Whether the device has room for them."""
-        return self.total <= USABLE * self.device.memory * GIB
-
-    @property
-    def floor(self) -> float:
-        """The longest of the bounds: arithmetic, memory and exchange at their published rates, fully overlapped."""
-        return max(self.seconds.values())
-
-
 def make_plan(work: Work, device: Device) -> Plan[Work]:
     """What ``work`` takes on such devices.
 
@@ -410,25 +300,6 @@ def make_plan(work: Work, device: Device) -> Plan[Work]:
     return bounded(
         work, device, work.mesh, memory(work), flops(work), exchanges(work), memory_traffic=memory_traffic(work)
     )
-
-
-def bounded(
-    work: Task,
-    device: Device,
-    mesh: MeshShape,
-    held: dict[str, int],
-    total: int,
-    moved: list[Exchange],
-    *,
-    memory_traffic: int,
-) -> Plan[Task]:
-    """The plan of bytes held, FLOPs in all, collectives, and bytes that a device's memory moves."""
-    seconds = {
-        "compute": total / mesh.size / (device.tflops * 1e12),
-        "memory": memory_traffic / (device.bandwidth * 1e9),
-        "exchange": sum(exchange.bytes for exchange in moved) / (device.link * 1e9),
-    }
-    return Plan(work, device, held, total, moved, seconds)
 
 
 def nearest_fit(plan: Plan[Work]) -> Plan[Work] | None:
@@ -459,86 +330,9 @@ def _first_fit(device: Device, works: Sequence[Work]) -> Plan[Work] | None:
     return next((plan for plan in (make_plan(work, device) for work in both) if plan.fits), None)
 
 
-def choose_mesh(llm: str | None) -> MeshShape:
-    """A mesh of all devices there are: ``tensor`` only as far as the language model needs it to fit, the rest ``data``.
-
-    Raises:
-        UserError: it fits on no such mesh.
-    """
-    devices = jax.device_count()
-    if llm is None:
-        return MeshShape(data=devices)
-    config = read_config(llm)
-    limit = device_memory()
-    for tensor in (count for count in range(1, devices + 1) if devices % count == 0):
-        mesh = MeshShape(data=devices // tensor, tensor=tensor)
-        if config.num_attention_heads % tensor == 0 and (
-            limit is None or make_room(weight_bytes(config, mesh, 2)) <= limit
-        ):
-            return mesh
-    raise UserError(
-        f"{llm} has {weight_bytes(config, MeshShape(), 2) / GIB:.1f} GiB of weights; {devices} devices of "
-        f"{(limit or 0) / GIB:.0f} GiB do not hold them: use more devices"
-    )
-
-
-def check_room(config: OPTConfig, name: str, itemsize: int, *, int8: bool = False) -> None:
-    """Refuses weights that the devices of the mesh in use have no room for, naming the nearest mesh that has.
-
-    Raises:
-        UserError: they do not fit, where the platform says what a device holds.
-    """
-    limit, mesh = device_memory(), sharding.current_shape()
-    held = partial(weight_bytes, config, itemsize=itemsize, int8=int8)
-    if limit is None or (needed := held(mesh)) <= limit:
-        return
-    heads = config.num_attention_heads
-    wider = [mesh._replace(tensor=count) for count in range(mesh.tensor + 1, heads + 1) if heads % count == 0]
-    near = next((other for other in wider if make_room(held(other)) <= limit), None)
-    raise UserError(
-        f"{name} takes {needed / GIB:.1f} GiB of weights on each device of mesh {mesh}, which has "
-        f"{limit / GIB:.1f} GiB; "
-        + ("no mesh is wide enough: take a smaller model" if near is None else f"nearest: --mesh {near}")
-    )
-
-
-def make_room(weights: int) -> float:
-    """Memory that a device should have for so many bytes of weights: a third again, and 2 GiB, for all else."""
-    return 4 / 3 * weights + 2 * GIB
-
-
-def device_memory() -> int | None:
-    """Bytes that arrays may take on a device; ``None`` where the platform does not say (a CPU)."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit")
-
-
-def read_config(name_or_path: str) -> OPTConfig:
-    """The configuration of a language model: a published one's by its name, without network, or a directory's."""
-    if name_or_path in PUBLISHED:
-        return PUBLISHED[name_or_path]
-    from allmrec_jax.pretrained.llm import load_config
-
-    return load_config(name_or_path)
-
-
 def as_json(plan: Plan[Work]) -> dict[str, Any]:
     """Everything of a plan, bytes and seconds."""
     return described(plan) | {"nearest": nearest_choices(plan)}
-
-
-def described(plan: Plan[Any]) -> dict[str, Any]:
-    """Everything of a plan but what would fit in its place."""
-    return {
-        "work": {**dataclasses.asdict(plan.work), "mesh": str(plan.work.mesh)},
-        "device": plan.device._asdict(),
-        "bytes_per_device": {**plan.bytes, "total": plan.total},
-        "estimates": ["activations", "temporaries"],
-        "flops": plan.flops,
-        "exchanges": [exchange._asdict() for exchange in plan.exchanges],
-        "seconds_at_least": {**plan.seconds, "step": plan.floor},
-        "fits": plan.fits,
-    }
 
 
 def nearest_choices(plan: Plan[Work]) -> list[str]:

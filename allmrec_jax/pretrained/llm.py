@@ -23,8 +23,8 @@ from allmrec_jax import assets, sharding
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
 from allmrec_jax.models.llm.int8 import KERNELS, quantize
-from allmrec_jax.models.llm.opt import POSITION_OFFSET, OPTConfig
-from allmrec_jax.planning.stage2 import check_room
+from allmrec_jax.models.llm.opt import OPT_RULES, POSITION_OFFSET, OPTConfig
+from allmrec_jax.models.llm.room import check_room
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -80,7 +80,8 @@ def load_opt(
             (:mod:`allmrec_jax.models.llm.int8`).
 
     Returns:
-        the parameters where :data:`allmrec_jax.sharding.OPT_RULES` lay them on the mesh in use, or on the first device.
+        the parameters where :data:`allmrec_jax.models.llm.opt.OPT_RULES` lay them on the mesh in use, or on the first
+        device.
 
     Raises:
         UserError: a file is missing or damaged, the configuration is not one of OPT's, a key is unknown, missing,
@@ -420,7 +421,7 @@ _quantize = jax.jit(quantize)
 
 
 def _spec(path: tuple[str, ...]) -> P:
-    return sharding.spec_of(sharding.OPT_RULES, "/".join(path))
+    return sharding.spec_of(OPT_RULES, "/".join(path))
 
 
 def _load_piece(

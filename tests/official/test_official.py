@@ -17,9 +17,9 @@ from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.protocol import load_cf
 from allmrec_jax.models.text_encoder import SentenceEncoder, TextEncoder, TextEncoderConfig, init_params
-from allmrec_jax.official import files as official_files
+from allmrec_jax.official import importing
 from allmrec_jax.official import parameters as official
-from allmrec_jax.official.files import Layout
+from allmrec_jax.official.layout import Layout
 from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
 from allmrec_jax.training.stage1 import load_stage1
 from allmrec_jax.training.stage2 import load_stage2
@@ -263,8 +263,8 @@ def test_bad_stage_files_are_named_and_run_nothing(root, encoder, imported, tmp_
     data, cf, stage1, _ = imported
     dataset, runs = load_dataset(data), imported[0].parent / "runs"
     with pytest.raises(UserError, match=re.escape(message)):
-        official_files.import_stage1(layout, dataset, cf, str(encoder), tmp_path / "runs")
-        official_files.import_stage2(layout, dataset, cf, stage1, "opt-nano", runs)
+        importing.import_stage1(layout, dataset, cf, str(encoder), tmp_path / "runs")
+        importing.import_stage2(layout, dataset, cf, stage1, "opt-nano", runs)
 
 
 def test_export_for_serving(imported, tmp_path, capsys):

@@ -9,8 +9,9 @@ import pytest
 
 from allmrec_jax import cli
 from allmrec_jax.parity import compare
+from allmrec_jax.parity.alterations import ALTERATIONS
 from allmrec_jax.parity.golden import RECORDED, STEPS, Golden
-from allmrec_jax.parity.ours import ALTERATIONS, OURS
+from allmrec_jax.parity.ours import OURS
 from allmrec_jax.parity.reference import COMPONENTS, ONLY_A_CLONE, Steps
 from allmrec_jax.parity.stock import Stock
 from allmrec_jax.parity.tolerances import TOLERANCES

@@ -19,8 +19,8 @@ from allmrec_jax.cli import allmrec
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.alignment import Alignment
 from allmrec_jax.models.text_encoder import TextEncoder, TextEncoderConfig, init_params
+from allmrec_jax.planning.devices import DEVICES, LATENT_DIM, USER_DIM
 from allmrec_jax.planning.stage1 import Stage1Work, exchanges, flops, make_plan, memory, nearest_choices
-from allmrec_jax.planning.stage2 import DEVICES, LATENT_DIM, USER_DIM
 from allmrec_jax.sharding import MeshShape, use_mesh
 from allmrec_jax.training.stage1 import PRESETS, Model, Part, Stage1State, make_optimizer, make_step
 

@@ -19,16 +19,14 @@ from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import SoftTokens, respond
 from allmrec_jax.inference.rank import Answers
 from allmrec_jax.models.llm.int8 import quantize_params
-from allmrec_jax.models.llm.opt import OPT, PUBLISHED, OPTConfig, init_cache, init_params
+from allmrec_jax.models.llm.opt import OPT, OPT_RULES, PUBLISHED, OPTConfig, init_cache, init_params
+from allmrec_jax.models.llm.room import GIB, weight_bytes
 from allmrec_jax.models.projectors import init_params as init_projectors
+from allmrec_jax.planning.devices import DEVICES, LATENT_DIM, USER_DIM
+from allmrec_jax.planning.preflight import choose_mesh
 from allmrec_jax.planning.stage2 import (
-    DEVICES,
-    GIB,
     ITEMS,
-    LATENT_DIM,
-    USER_DIM,
     Work,
-    choose_mesh,
     exchanges,
     flops,
     kv_bytes,
@@ -36,10 +34,9 @@ from allmrec_jax.planning.stage2 import (
     memory,
     nearest_choices,
     nearest_fit,
-    weight_bytes,
 )
 from allmrec_jax.prompts import PromptBatch
-from allmrec_jax.sharding import OPT_RULES, MeshShape, use_mesh
+from allmrec_jax.sharding import MeshShape, use_mesh
 from allmrec_jax.training.stage2 import PRESETS, Batch, Frozen, Stage2State, make_optimizer, make_step
 
 
@@ -234,11 +231,11 @@ def test_what_does_not_work_is_refused() -> None:
 def test_chosen_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_mesh(None) == MeshShape(data=8)
     assert choose_mesh("facebook/opt-6.7b") == MeshShape(data=8)  # a CPU does not say what it has
-    monkeypatch.setattr("allmrec_jax.planning.stage2.device_memory", lambda: 24 * GIB)
+    monkeypatch.setattr("allmrec_jax.planning.preflight.device_memory", lambda: 24 * GIB)
     assert choose_mesh("facebook/opt-6.7b") == MeshShape(data=8)
     assert choose_mesh("facebook/opt-30b") == MeshShape(data=2, tensor=4)
     with pytest.raises(UserError, match=r"facebook/opt-66b has 122\.\d GiB of weights; 8 devices of 16 GiB"):
-        monkeypatch.setattr("allmrec_jax.planning.stage2.device_memory", lambda: 16 * GIB)
+        monkeypatch.setattr("allmrec_jax.planning.preflight.device_memory", lambda: 16 * GIB)
         choose_mesh("facebook/opt-66b")
 
 

@@ -107,9 +107,9 @@ def test_heads_are_checked_before_any_weight(config_alone: Path) -> None:
 
 
 def test_room_is_checked_before_any_weight(config_alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("allmrec_jax.planning.stage2.device_memory", lambda: 70_000)
+    monkeypatch.setattr("allmrec_jax.models.llm.room.device_memory", lambda: 70_000)
     with pytest.raises(UserError, match=r"GiB of weights on each device of mesh data=1, which has .*no mesh is wide"):
         load_opt(config_alone)
-    monkeypatch.setattr("allmrec_jax.planning.stage2.make_room", lambda weights: weights)
+    monkeypatch.setattr("allmrec_jax.models.llm.room.make_room", lambda weights: weights)
     with pytest.raises(UserError, match=r"nearest: --mesh tensor=2$"):
         load_opt(config_alone)

@@ -15,9 +15,9 @@ from jax.sharding import PartitionSpec as P
 from allmrec_jax import sharding
 from allmrec_jax.cli import allmrec
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.llm.opt import PUBLISHED, init_params
+from allmrec_jax.models.llm.opt import OPT_RULES, PUBLISHED, init_params
 from allmrec_jax.runs import Run
-from allmrec_jax.sharding import OPT_RULES, MeshShape, check_devices, check_heads, parse_mesh, use_mesh
+from allmrec_jax.sharding import MeshShape, check_devices, check_heads, parse_mesh, use_mesh
 from allmrec_jax.training.stage2 import (
     PRESETS,
     Batch,

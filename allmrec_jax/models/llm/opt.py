@@ -85,6 +85,19 @@ PUBLISHED: dict[str, OPTConfig] = {
 """The published sizes, by hub name."""
 
 
+OPT_RULES: sharding.Rules = (
+    (r"embed_tokens/embedding", P("tensor", "fsdp")),
+    (r"embed_positions/embedding", P(None, "fsdp")),
+    (r"layers/(q_proj|k_proj|v_proj|fc1)/kernel", P(None, "fsdp", "tensor")),
+    (r"layers/(q_proj|k_proj|v_proj|fc1)/(bias|kernel_scale)", P(None, "tensor")),
+    (r"layers/(out_proj|fc2)/kernel", P(None, "tensor", "fsdp")),
+    (r"layers/(out_proj|fc2)/(bias|kernel_scale)", P()),
+    (r"(layers/(self_attn|final)_layer_norm|final_layer_norm)/(scale|bias)", P()),
+    (r"project_(in|out)/kernel", P()),
+)
+"""The frozen OPT. A layer's two halves each end in one sum over ``tensor``; nothing else crosses it."""
+
+
 class KVCache(NamedTuple):
     """Keys and values of every layer; columns not yet written hold zeros."""
 
@@ -214,7 +227,7 @@ def _gathering(block: type[nn.Module], dtype: jnp.dtype) -> Any:
 
     def gather(variables: Any) -> Any:
         layer = jax.tree.map_with_path(cast, variables["params"])
-        return {"params": sharding.gathered(layer, sharding.OPT_RULES, "layers/", stacked=True)}
+        return {"params": sharding.gathered(layer, OPT_RULES, "layers/", stacked=True)}
 
     def cast(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
         # int8 is gathered as it is stored, which is what makes it small.

@@ -13,9 +13,9 @@ import tiny_llm
 from allmrec_jax import sharding
 from allmrec_jax.models.llm.int8 import KERNELS, LEVELS, product, quantize, quantize_params
 from allmrec_jax.models.llm.lora import init_adapter, variables
-from allmrec_jax.models.llm.opt import OPT
+from allmrec_jax.models.llm.opt import OPT, OPT_RULES
 from allmrec_jax.pretrained.llm import load_opt, save_opt
-from allmrec_jax.sharding import OPT_RULES, MeshShape, use_mesh
+from allmrec_jax.sharding import MeshShape, use_mesh
 from allmrec_jax.training.stage2 import Frozen, answer_loss
 
 
