@@ -22,13 +22,16 @@ from full_size_world import random_params
 
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import Dataset, load_dataset
-from allmrec_jax.evaluation.systems import SYSTEMS, EvaluationSettings, Questions, Sources
+from allmrec_jax.evaluation.questions import Questions
+from allmrec_jax.evaluation.systems import SYSTEMS
 from allmrec_jax.metrics import ranking_metrics, target_ranks
 from allmrec_jax.models.llm.int8 import quantize_params
 from allmrec_jax.models.llm.opt import OPT, PUBLISHED
 from allmrec_jax.runs import load_run, versions
+from allmrec_jax.trained.sources import EvaluationSettings, Sources
+from allmrec_jax.trained.stage2 import load_stage2
 from allmrec_jax.training.metrics import read_lines
-from allmrec_jax.training.stage2 import load_stage2, train_stage2
+from allmrec_jax.training.stage2 import train_stage2
 
 LENGTH, ROWS = 256, 2
 """Of the random prompts."""

@@ -18,20 +18,21 @@ import click
 from allmrec_jax.commands.mesh import llm_of_runs, mesh_options
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import load_dataset
+from allmrec_jax.evaluation.questions import Questions
 from allmrec_jax.evaluation.results import data_record, table, users_frame, write_results
 from allmrec_jax.evaluation.systems import (
     SYSTEMS,
-    EvaluationSettings,
-    Questions,
-    Sources,
     choose_systems,
     compared_pairs,
-    prompts_at_once,
+    prompt_settings,
+    system_identity,
+    system_label,
 )
 from allmrec_jax.experiments.rows import is_baseline
 from allmrec_jax.inference.decode import PRESETS
 from allmrec_jax.runs import versions
 from allmrec_jax.settings import resolve, settings_options
+from allmrec_jax.trained.sources import EvaluationSettings, Sources, prompts_at_once
 
 SCENARIO = "overall"
 
@@ -95,7 +96,7 @@ def command(
     questions = Questions(dataset, load_candidates(dataset, SCENARIO, "test", seed, max_users))
 
     outcomes, seconds = [], {}
-    labels = {name: sources.label(name) for name in names}
+    labels = {name: system_label(sources, name) for name in names}
     for name, label in labels.items():
         started = time.perf_counter()
         with progress(label, len(questions.candidates.users)) as advance:
@@ -115,7 +116,7 @@ def command(
                 "system": label,
                 "scenario": SCENARIO,
                 "seed": seed,
-                "id": sources.identity(SYSTEMS[name]),
+                "id": system_identity(sources, SYSTEMS[name]),
                 "candidates_sha": asked.sha256,
             }
             for name, label in labels.items()
@@ -123,7 +124,7 @@ def command(
         data=data_record(dataset),
         pairs=list(dict.fromkeys(pairs)),
         baselines=[label for label in labels.values() if is_baseline(label)],
-        settings={"max_users": max_users, **dataclasses.asdict(settings), **sources.prompt_settings(names)},
+        settings={"max_users": max_users, **dataclasses.asdict(settings), **prompt_settings(sources, names)},
         versions=versions(),
         times={"systems": seconds},
     )

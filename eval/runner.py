@@ -13,7 +13,6 @@ from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.data.scenarios import Scenario, overall
 from allmrec_jax.eval.overall import progress
 from allmrec_jax.evaluation.results import data_record, table
-from allmrec_jax.evaluation.systems import EvaluationSettings, prompts_at_once
 from allmrec_jax.experiments.experiment import (
     Asking,
     Row,
@@ -41,6 +40,7 @@ from allmrec_jax.fileio import write_text
 from allmrec_jax.inference.decode import PRESETS as DECODING
 from allmrec_jax.settings import resolve
 from allmrec_jax.trained.kinds import preset_models
+from allmrec_jax.trained.sources import EvaluationSettings, prompts_at_once
 
 STYLED = ("stage2", "mlp-llm", "tallrec")
 

@@ -37,10 +37,10 @@ from allmrec_jax.metrics import ranking_metrics, target_ranks
 from allmrec_jax.models.llm.lora import Adapter, init_adapter, merge, variables
 from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.pretrained.llm import check_llm, llm_hash
-from allmrec_jax.pretrained.peft import LoRA, load_adapter, save_adapter
+from allmrec_jax.pretrained.peft import LoRA, save_adapter
 from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables
 from allmrec_jax.rng import jax_key
-from allmrec_jax.runs import Run, load_run
+from allmrec_jax.runs import Run
 from allmrec_jax.settings import setting
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
@@ -303,66 +303,3 @@ def make_validation(
         return {name: float(values.mean()) for name, values in ranking_metrics(ranks).items()}
 
     return evaluate
-
-
-@dataclasses.dataclass(frozen=True)
-class TallrecExport:
-    """What a finished run gives to inference.
-
-    Attributes:
-        path: the run's directory.
-        about: its ``run.json``.
-        settings: those of the training.
-        llm: name or path of the language model as given to training.
-    """
-
-    path: Path
-    about: dict[str, Any]
-    settings: TallrecSettings
-    llm: str
-
-    def recommender(
-        self,
-        titles: list[str],
-        *,
-        llm: str | Path | None = None,
-        batch_size: int = 16,
-        decode: DecodeSettings | None = None,
-    ) -> LLMRecommender | YesNoRecommender:
-        """The trained system over a catalogue.
-
-        Args:
-            titles: [N+1], the first one padding's.
-            llm: where the language model is now; by default where it was in training.
-            batch_size: prompts read at once.
-            decode: how titles are generated.
-
-        Raises:
-            UserError: the language model is not the one trained with, or the adapter is damaged.
-        """
-        name = llm or self.llm
-        if llm_hash(name) != self.about["upstream"]["llm"]:
-            raise UserError(f"{name} is not the language model that {self.path} was trained with (its files differ)")
-        model, llm_params = load_llm(name, self.settings.dtype)
-        lora = load_adapter(self.path / "export" / "adapter", model.config.num_hidden_layers, model.config.hidden_size)
-        tables = prompt_tables(name, model.config, titles, self.settings.title_max_tokens)
-        merged = merge(llm_params, lora.adapter, lora.scale)
-        return make_recommender(model, merged, tables, self.settings, batch_size=batch_size, decode=decode)
-
-
-def load_tallrec(path: Path | str) -> TallrecExport:
-    """The export of a finished ``train tallrec`` run.
-
-    Raises:
-        UserError: there is none at ``path``, or it is damaged.
-    """
-    path = Path(path)
-    about = load_run(path)
-    if about["kind"] not in KINDS:
-        raise UserError(f"{path} is a {about['kind']} run; a tallrec run is needed here")
-    card = path / "export" / "tallrec.json"
-    try:
-        llm = json.loads(card.read_text())["llm"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{card}: cannot be read ({error}); train TALLRec again") from error
-    return TallrecExport(path, about, TallrecSettings(**about["settings"]), llm)

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from allmrec_jax.data.dataset import Dataset, item_texts
-from allmrec_jax.evaluation.systems import EvaluationSettings, Sources
 from allmrec_jax.fileio import load_arrays
 from allmrec_jax.models.cf.protocol import CFModel
 from allmrec_jax.rng import jax_key
 from allmrec_jax.runs import load_run
+from allmrec_jax.trained.sources import EvaluationSettings, Sources
 from allmrec_jax.training.stage1 import Stage1Export
 
 

@@ -36,14 +36,17 @@ from allmrec_jax.data.candidates import Candidates, load_candidates
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.data.scenarios import Scenario
 from allmrec_jax.errors import UserError
+from allmrec_jax.evaluation.ask import write_freely
 from allmrec_jax.evaluation.genres import Genres, baselines, genre_frame, write_genres
+from allmrec_jax.evaluation.questions import Questions
 from allmrec_jax.evaluation.results import users_frame, write_results
-from allmrec_jax.evaluation.systems import SYSTEMS, WRITERS, EvaluationSettings, Questions, Sources, write_freely
+from allmrec_jax.evaluation.systems import SYSTEMS, WRITERS
 from allmrec_jax.fileio import atomic_path, write_text
 from allmrec_jax.runs import START_OVER, versions
 from allmrec_jax.settings import deciding, identity
 from allmrec_jax.sharding import MeshShape
 from allmrec_jax.trained.kinds import KINDS
+from allmrec_jax.trained.sources import EvaluationSettings, Sources
 from allmrec_jax.training.metrics import read_lines
 
 if TYPE_CHECKING:

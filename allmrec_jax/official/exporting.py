@@ -16,7 +16,8 @@ from allmrec_jax.official import parameters as official
 from allmrec_jax.official.layout import ENCODER_PREFIXES, LATENT, Layout
 from allmrec_jax.pretrained.sentence_encoder import state_of
 from allmrec_jax.runs import find_upstream, require_upstream
-from allmrec_jax.training import stage1, stage2
+from allmrec_jax.trained.stage2 import load_stage2
+from allmrec_jax.training import stage1
 
 
 def export_data(dataset: Dataset, layout: Layout) -> list[Path]:
@@ -95,7 +96,7 @@ def export_stage2(dataset: Dataset, path: Path, layout: Layout) -> list[Path]:
         UserError: it is of another data set, or has no user or no item projector.
     """
     find_upstream(path.parent, "stage2", dataset.name, dataset.hash, given=path)
-    params = stage2.load_stage2(path).params
+    params = load_stage2(path).params
     if not {"user_in", "item_in"} <= params.keys():
         raise UserError(f"{path}: the official code needs both projectors, and this run left one out")
     users, items = official.projector_states(params)

@@ -12,7 +12,8 @@ from allmrec_jax.fileio import atomic_path
 from allmrec_jax.models.projectors import Projectors
 from allmrec_jax.official import parameters as official
 from allmrec_jax.runs import find_upstream, require_upstream
-from allmrec_jax.training import stage1, stage2
+from allmrec_jax.trained.stage2 import load_stage2
+from allmrec_jax.training import stage1
 
 
 def export_serving(dataset: Dataset, stage1_path: Path, stage2_path: Path, out: Path) -> Path:
@@ -25,7 +26,7 @@ def export_serving(dataset: Dataset, stage1_path: Path, stage2_path: Path, out: 
 
     _, about = find_upstream(stage1_path.parent, "stage1", dataset.name, dataset.hash, given=stage1_path)
     find_upstream(stage2_path.parent, "stage2", dataset.name, dataset.hash, given=stage2_path)
-    run = stage2.load_stage2(stage2_path)
+    run = load_stage2(stage2_path)
     require_upstream(stage2_path, run.about, "stage1", about["identity"])
     latents = run.latents(stage1.load_stage1(stage1_path))
     if latents is None or "user_in" not in run.params:

@@ -13,11 +13,13 @@ from jaxtyping import Array, Float, Int
 from allmrec_jax.data.candidates import Candidates
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.evaluation.systems import EvaluationSettings, Questions, Sources, user_vectors
+from allmrec_jax.evaluation.ask import user_vectors
+from allmrec_jax.evaluation.questions import Questions
 from allmrec_jax.inference.llm import LLMRecommender, SoftTokens
 from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.models.projectors import embed_prompts
 from allmrec_jax.prompts import ITEM_SLOT, USER_SLOT, PromptBatch, build_prompts
+from allmrec_jax.trained.sources import EvaluationSettings, Sources
 from allmrec_jax.training.stage2 import loss_behind
 
 

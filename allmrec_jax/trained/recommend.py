@@ -24,10 +24,10 @@ from jaxtyping import Bool, Float, Int
 
 from allmrec_jax.data.dataset import Dataset, item_texts
 from allmrec_jax.errors import UserError
-from allmrec_jax.evaluation.systems import EvaluationSettings, Sources
 from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.models.cf.protocol import CFModel
 from allmrec_jax.rng import numpy_rng
+from allmrec_jax.trained.sources import EvaluationSettings, Sources
 
 if TYPE_CHECKING:
     from allmrec_jax.training.stage2 import LLMWeights

@@ -10,15 +10,7 @@ import tiny_llm
 from click.testing import CliRunner
 
 from allmrec_jax.baselines import tallrec
-from allmrec_jax.baselines.tallrec import (
-    PRESETS,
-    TallrecSettings,
-    TallrecState,
-    load_tallrec,
-    make_batch,
-    make_step,
-    train_tallrec,
-)
+from allmrec_jax.baselines.tallrec import PRESETS, TallrecSettings, TallrecState, make_batch, make_step, train_tallrec
 from allmrec_jax.cli import allmrec
 from allmrec_jax.data.candidates import make_candidates
 from allmrec_jax.data.dataset import write_dataset
@@ -29,6 +21,7 @@ from allmrec_jax.models.llm.opt import init_params
 from allmrec_jax.pretrained.llm import save_opt
 from allmrec_jax.pretrained.peft import load_adapter
 from allmrec_jax.runs import load_run
+from allmrec_jax.trained.tallrec import load_tallrec
 from allmrec_jax.training.metrics import read_lines
 from allmrec_jax.training.stage2 import Sampler, make_optimizer, prompt_tables
 

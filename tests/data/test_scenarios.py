@@ -10,7 +10,8 @@ from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import ColdUsers, load_dataset, write_dataset
 from allmrec_jax.data.scenarios import cold_users, cross_domain, few_shot, overall
 from allmrec_jax.errors import UserError
-from allmrec_jax.evaluation.systems import Questions, user_vectors
+from allmrec_jax.evaluation.ask import user_vectors
+from allmrec_jax.evaluation.questions import Questions
 
 USERS, ITEMS = 120, 45
 

@@ -12,18 +12,15 @@ from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import write_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation import systems
+from allmrec_jax.evaluation.ask import ask, cf_scores, derangement, user_vectors
+from allmrec_jax.evaluation.questions import Questions
 from allmrec_jax.evaluation.results import read_users, summarize
 from allmrec_jax.evaluation.systems import (
     SYSTEMS,
-    EvaluationSettings,
-    Questions,
-    Sources,
-    ask,
-    cf_scores,
     choose_systems,
     compared_pairs,
-    derangement,
-    user_vectors,
+    system_identity,
+    system_label,
 )
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.models.cf.gru4rec import GRU4RecConfig
@@ -36,6 +33,7 @@ from allmrec_jax.models.projectors import init_params
 from allmrec_jax.pretrained.llm import llm_hash, save_opt
 from allmrec_jax.pretrained.peft import LoRA, save_adapter
 from allmrec_jax.runs import Run, load_run, save_arrays
+from allmrec_jax.trained.sources import EvaluationSettings, Sources
 from allmrec_jax.training.cf import PRESETS
 from allmrec_jax.training.stage2 import Stage2Settings
 
@@ -163,7 +161,7 @@ def test_each_cf_model_answers_from_its_own_run(dataset, questions, tmp_path):
         scores, ranks = cf_scores(load_cf(path, dataset), questions)
         np.testing.assert_array_equal(outcome.scores, scores)
         np.testing.assert_array_equal(outcome.catalogue_ranks, ranks)
-        assert sources.identity(SYSTEMS[name]) == load_run(path)["identity"]
+        assert system_identity(sources, SYSTEMS[name]) == load_run(path)["identity"]
     with pytest.raises(UserError, match="name one with --runs"):
         _ = sources.cf
     again = random_cf_run(dataset, tmp_path, "sasrec", sasrec, init_sasrec, 2)
@@ -400,7 +398,7 @@ def test_tallrec_and_mlp_llm_answer_from_their_runs(dataset, project, trained, q
     assert told["TALLRec (yes-no)"].generated is None
     for name in names:
         assert np.isfinite(told[name].scores).all() and (told[name].scores.std(axis=1) > 0).all()
-        assert sources.identity(SYSTEMS[name]) == load_run(trained[SYSTEMS[name].needs])["identity"]
+        assert system_identity(sources, SYSTEMS[name]) == load_run(trained[SYSTEMS[name].needs])["identity"]
         if name != "TALLRec (yes-no)":
             assert len(told[name].generated) == 8
     # The adapter is merged, and the CF model's own vectors stand behind the titles.
@@ -432,5 +430,5 @@ def test_variants_of_a_llmrec_are_called_by_their_names(dataset, project, monkey
     monkeypatch.setattr(
         systems, "load_run", lambda path: {"settings": {"positions": told[path]}} if path in told else cf
     )
-    assert sources.label("A-LLMRec (SBERT)") == expected
-    assert sources.label("LLM-Only") == "LLM-Only"
+    assert system_label(sources, "A-LLMRec (SBERT)") == expected
+    assert system_label(sources, "LLM-Only") == "LLM-Only"

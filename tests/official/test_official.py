@@ -21,8 +21,8 @@ from allmrec_jax.official import importing
 from allmrec_jax.official import parameters as official
 from allmrec_jax.official.layout import Layout
 from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
+from allmrec_jax.trained.stage2 import load_stage2
 from allmrec_jax.training.stage1 import load_stage1
-from allmrec_jax.training.stage2 import load_stage2
 
 NAME, USERS, ITEMS, DIM, LENGTH, WORDS = "Video_Games", 4, 9, 8, 6, 256
 SEQUENCES = [[1, 2, 3, 4], [5, 6, 7], [8, 9, 1, 2, 3], [4, 5]]

@@ -18,6 +18,7 @@ from allmrec_jax.prompts import PromptTables, title_table
 from allmrec_jax.runs import Run, load_run
 from allmrec_jax.settings import deciding
 from allmrec_jax.sharding import use_mesh
+from allmrec_jax.trained.stage2 import load_stage2
 from allmrec_jax.training import stage2
 from allmrec_jax.training.metrics import read_lines
 from allmrec_jax.training.stage2 import (
@@ -29,7 +30,6 @@ from allmrec_jax.training.stage2 import (
     Stage2State,
     answer_loss,
     item_latents,
-    load_stage2,
     make_optimizer,
     make_step,
     train_stage2,
