@@ -1,6 +1,5 @@
 """``allmrec report``: results to a page or a folder of pages, without a network."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from allmrec_jax.errors import UserError
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="A folder, or NAME.html for one page without table files.  [report.html beside the first results]",
+    help="A folder, or NAME.html for one page without table files.  [report.html beside the first results or run]",
 )
 @click.option(
     "--checkpoints",
@@ -61,13 +60,15 @@ def command(
 
     results, not_made = _results(runs)
     trained = [path for path in runs if (path / "run.json").is_file()]
-    out = out or results[0] / "report.html"
+    out = out or (results or trained)[0] / "report.html"
     sources = ReportSources(results, trained, data, checkpoints, not_made)
     click.echo(write_report(out, sources, title=title, users=users, attributed=attribution, models=models))
 
 
 def _results(runs: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
     """The directories of results in and beneath ``runs``, and why tables are not there, by name."""
+    from allmrec_jax.report.readers import read_not_made
+
     results: list[Path] = []
     not_made: dict[str, str] = {}
     for path in runs:
@@ -77,10 +78,7 @@ def _results(runs: Sequence[Path]) -> tuple[list[Path], dict[str, str]]:
         if not beneath:
             raise UserError(f"{path}: neither results of an evaluation (results.json) nor a training run (run.json)")
         results += beneath
-        if (path / "tables.json").is_file():
-            not_made |= json.loads((path / "tables.json").read_text(encoding="utf-8"))["not_made"]
-    if not results:
-        raise UserError("no results among the directories given; name one that `allmrec eval` wrote")
+        not_made |= read_not_made(path)
     return list(dict.fromkeys(results)), not_made
 
 

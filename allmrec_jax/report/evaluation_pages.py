@@ -10,6 +10,8 @@ from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.report import facts, figures, tables
 from allmrec_jax.report.findings import findings, summary
+from allmrec_jax.report.provenance import of_evaluation
+from allmrec_jax.report.readers import read_answers
 from allmrec_jax.report.users import asked_dataset, browser_data, describe_users, popularity, sample_users
 from allmrec_jax.report.words import SCENARIOS, line_tone, side_tone, tone
 
@@ -21,7 +23,12 @@ CHANCE = 1 / 20
 
 
 def evaluation_page(
-    directory: Path, results: Mapping[str, Any], dataset: Dataset | None, taken: Iterable[str], users: int
+    directory: Path,
+    results: Mapping[str, Any],
+    dataset: Dataset | None,
+    runs: Mapping[str, Path],
+    taken: Iterable[str],
+    users: int,
 ) -> dict[str, Any]:
     """What the template of an evaluation shows.
 
@@ -29,6 +36,7 @@ def evaluation_page(
         directory: holds ``results.json`` and perhaps ``users.parquet``.
         results: the former.
         dataset: that was evaluated, where it is at hand.
+        runs: directories of the training runs that are at hand, by identity.
         taken: the names of pages that are there already.
         users: in the browser of users, at most.
     """
@@ -48,6 +56,7 @@ def evaluation_page(
         "scenario": SCENARIOS.get(scenario, scenario),
         "training_users": few,
         "results": results,
+        "provenance": of_evaluation(results, runs, dataset),
         "findings": findings(results),
         "summary": summary(results),
         "tables": tables.all_tables(results),
@@ -60,7 +69,7 @@ def evaluation_page(
         "steps": [_step_cells(step) for step in times.get("steps", [])],
         "details": [
             {"title": part.capitalize(), "tree": tree}
-            for part in ("settings", "versions", "times")
+            for part in ("settings", "versions", "machine", "times")
             if (tree := {key: value for key, value in results.get(part, {}).items() if key != "steps"})
         ],
     }
@@ -75,9 +84,7 @@ def _users(directory: Path, results: Mapping[str, Any], dataset: Dataset | None,
         return nothing | {"why_not": "The data set was not named, so users cannot be shown with their titles (--data)."}
     if not (directory / "users.parquet").is_file():
         return nothing | {"why_not": "users.parquet is not beside results.json, so single users cannot be shown."}
-    from allmrec_jax.evaluation.results import read_users
-
-    frame = read_users(directory)
+    frame = read_answers(directory)
     drawn = sample_users(frame, count)
     if not drawn:
         return nothing | {"why_not": "No user was asked about by every system."}

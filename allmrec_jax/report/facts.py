@@ -8,6 +8,9 @@ MAIN = {"hit@1": "Hit@1", "genre_hit": "Genre hit"}
 
 SLICES = {"all": "All users", "warm": "Warm items", "cold": "Cold items"}
 
+OURS = ("A-LLMRec", "A-LLMRec, reduced", "A-LLMRec (SASRec)")
+"""The product's own system, as the rows of the tables call it, the plain one first."""
+
 NO_CONTEST = ("Oracle",)
 """Rows that cannot win: bounds, not systems."""
 

@@ -7,6 +7,7 @@ from typing import Any
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.report import facts
+from allmrec_jax.report.readers import read_answers, read_run
 from allmrec_jax.report.users import sample_users
 
 
@@ -18,8 +19,6 @@ def model_sections(
     attributed: int,
 ) -> dict[str, Any]:
     """The map of items and the attribution, of the first A-LLMRec row whose runs and data set are at hand."""
-    from allmrec_jax.runs import load_run
-
     ready = [
         (directory, results, identity, datasets[results["data"]["hash"]])
         for directory, results in zip(directories, loaded, strict=True)
@@ -31,7 +30,7 @@ def model_sections(
     if not ready:
         return {}
     directory, results, identity, dataset = ready[0]
-    upstream = load_run(known[identity])["upstream"]
+    upstream = read_run(known[identity])["upstream"]
     cf, stage1 = known.get(upstream.get("cf", "")), known.get(upstream.get("stage1", ""))
     drawn: dict[str, Any] = {}
     if cf and stage1:
@@ -56,10 +55,9 @@ def _attribution(
 ) -> list[dict[str, Any]]:
     import polars as pl
 
-    from allmrec_jax.evaluation.results import read_users
     from allmrec_jax.report.attribution import attribute_users
 
-    frame = read_users(directory).filter(pl.col("system") == "A-LLMRec")
+    frame = read_answers(directory).filter(pl.col("system") == "A-LLMRec")
     frame = frame.filter(pl.col("seed") == pl.col("seed").min())
     drawn = [frame.filter(pl.col("user") == user).to_dicts()[0] for user in sample_users(frame, count)]
     rows = [(row["user"], row["target"], row["candidates"]) for row in drawn]

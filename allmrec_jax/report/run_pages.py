@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from allmrec_jax.report import facts, figures
+from allmrec_jax.report import facts, figures, provenance
+from allmrec_jax.report.readers import read_cost, read_log, read_run
 from allmrec_jax.report.words import CURVES, STAGES
 
 LEFT_OUT = {"gradient_norm", "rec_accuracy", "hit@3", "hit@5", "hit@10", "ndcg@5", "mrr"} | {
@@ -19,9 +20,7 @@ LOG_LINES = 300
 
 def find_runs(named: Iterable[Path], checkpoints: Path | None, loaded: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
     """The directories of the runs behind the results and of those named, by identity."""
-    from allmrec_jax.runs import load_run
-
-    known = {load_run(path)["identity"]: path for path in named}
+    known = {read_run(path)["identity"]: path for path in named}
     if checkpoints is None:
         return known
     lying = {path.parent.name: path.parent for path in sorted(checkpoints.glob("*/*/*/DONE"))}
@@ -36,7 +35,7 @@ def find_runs(named: Iterable[Path], checkpoints: Path | None, loaded: Sequence[
         path = lying.get(identity[:12])
         if identity in known or path is None:
             continue
-        about = load_run(path)
+        about = read_run(path)
         if about["identity"] == identity:
             known[identity] = path
             wanted += about["upstream"].values()
@@ -45,12 +44,10 @@ def find_runs(named: Iterable[Path], checkpoints: Path | None, loaded: Sequence[
 
 def main_runs(loaded: Sequence[Mapping[str, Any]], known: Mapping[str, Path]) -> list[Path]:
     """The CF model, stage 1 and stage 2 of the first A-LLMRec row whose runs are at hand, in this order."""
-    from allmrec_jax.runs import load_run
-
     for results in loaded:
         identity = facts.run_of(results, "A-LLMRec") or ""
         if identity in known:
-            upstream = load_run(known[identity])["upstream"]
+            upstream = read_run(known[identity])["upstream"]
             chain = [upstream.get("cf"), upstream.get("stage1"), identity]
             return [known[each] for each in chain if each in known]
     return []
@@ -58,17 +55,13 @@ def main_runs(loaded: Sequence[Mapping[str, Any]], known: Mapping[str, Path]) ->
 
 def run_page(directory: Path) -> dict[str, Any]:
     """A training run: what it is, its settings, its curves and its log."""
-    from allmrec_jax.runs import load_run
-    from allmrec_jax.training.metrics import read_lines
-
-    about = load_run(directory)
-    lines = read_lines(directory / "metrics.jsonl")
+    about = read_run(directory)
+    lines = read_log(directory)
     name = STAGES.get(about["kind"], about["kind"])
     if about["kind"] == "cf":
         name = f"{name}: {about['settings'].get('model', 'sasrec')}"
     thin = max(1, -(-len(lines) // LOG_LINES))
     kept = [line for n, line in enumerate(lines) if n % thin == 0 or any(key.startswith("valid/") for key in line)]
-    cost = directory / "cost.json"
     return {
         "name": name,
         "kind": about["kind"],
@@ -78,8 +71,11 @@ def run_page(directory: Path) -> dict[str, Any]:
         "figures": _curves(name, about["kind"], lines),
         "settings": about["settings"],
         "upstream": about.get("upstream", {}),
-        "record": {key: about[key] for key in ("data", "versions", "platform", "mesh", "commit") if about.get(key)},
-        "cost": json.loads(cost.read_text(encoding="utf-8")) if cost.is_file() else None,
+        "provenance": provenance.of_runs([about]),
+        "record": {
+            key: about[key] for key in ("data", "versions", "machine", "platform", "mesh", "commit") if about.get(key)
+        },
+        "cost": read_cost(directory),
         "log": "".join(json.dumps(line) + "\n" for line in kept),
         "lines": (len(kept), len(lines)),
     }
@@ -105,7 +101,7 @@ def _curves(name: str, kind: str, lines: Sequence[Mapping[str, Any]]) -> list[di
 
 def portable_run_json(path: Path) -> str:
     """A run's ``run.json`` for a report that is moved: of paths in its command, the last part only."""
-    about = json.loads((path / "run.json").read_text(encoding="utf-8"))
+    about = read_run(path)
     words = [Path(word).name if word.startswith("/") else word for word in about.get("command", ())]
     about["command"] = ["allmrec", *words[1:]]
     return json.dumps(about, indent=2, ensure_ascii=False) + "\n"

@@ -6,8 +6,7 @@ models, where they are at hand. What is not at hand is left out, and the page sa
 """
 
 import contextlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -16,12 +15,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from allmrec_jax.data.dataset import load_dataset
+from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import write_text
-from allmrec_jax.report import export, tables
+from allmrec_jax.report import export, provenance, tables
 from allmrec_jax.report.evaluation_pages import evaluation_page, few_shot_curve
 from allmrec_jax.report.model_sections import model_sections
+from allmrec_jax.report.readers import read_results, read_run
 from allmrec_jax.report.run_pages import find_runs, main_runs, portable_run_json, run_page
 from allmrec_jax.report.words import ABOUT, number, plain, tone, verdict
 
@@ -31,7 +31,8 @@ class ReportSources:
     """What a report is made of.
 
     Attributes:
-        results: directories with ``results.json`` and ``users.parquet``, one per evaluation.
+        results: directories with ``results.json`` and ``users.parquet``, one per evaluation; none where the report is
+            of trainings alone.
         runs: directories of training runs whose curves to show.
         data: data sets that were evaluated; they give titles to users, and categories to items.
         checkpoints: where trainings that the results name are looked for.
@@ -73,63 +74,62 @@ def write_report(
     """
     loaded = [read_results(path) for path in sources.results]
     datasets = {dataset.hash: dataset for dataset in map(load_dataset, sources.data)}
-    hashes = {results["data"]["hash"] for results in loaded}
-    for dataset in datasets.values():
-        if dataset.hash not in hashes:
-            name, measured = loaded[0]["data"]["name"], loaded[0]["data"]["hash"]
-            raise UserError(
-                f"{sources.results[0]}/results.json: measured on data set {name} (hash {measured[:12]}), but "
-                f"{dataset.path} has hash {dataset.hash[:12]}; name the one that was evaluated"
-            )
+    abouts = [read_run(path) for path in sources.runs]
+    _check_data(sources, datasets.values(), loaded, abouts)
     known = find_runs(sources.runs, sources.checkpoints, loaded)
     evaluations: list[dict[str, Any]] = []
     for path, results in zip(sources.results, loaded, strict=True):
         taken = {each["id"] for each in evaluations}
-        evaluations.append(evaluation_page(path, results, datasets.get(results["data"]["hash"]), taken, users))
+        evaluations.append(evaluation_page(path, results, datasets.get(results["data"]["hash"]), known, taken, users))
     for each in evaluations:
         each["few_shot"] = few_shot_curve(each, evaluations, datasets)
         begin = each["heading"].split(":")[0]
         alone = sum(other["heading"].startswith(f"{begin}:") for other in evaluations) == 1
         each["short"] = begin if alone else each["heading"]
-    title = title or "Results on " + ", ".join(dict.fromkeys(each["name"] for each in evaluations))
+    title = title or _title(evaluations, abouts)
     shown = list(sources.runs) or main_runs(loaded, known)
     runs = {path: run_page(path) for path in dict.fromkeys([*shown, *known.values()])}
     page = {
         "title": title,
+        "provenance": provenance.merged([each["provenance"] for each in evaluations]) or provenance.of_runs(abouts),
         "evaluations": evaluations,
         "curves": [runs[path] for path in shown],
         "map": None,
         "attribution": None,
         "not_made": dict(sources.not_made),
         "cells": _count_cells(evaluations),
-        "sources": ", ".join(dict.fromkeys(f"{path.name}/results.json" for path in sources.results)),
+        "sources": ", ".join(dict.fromkeys(f"{path.name}/results.json" for path in sources.results))
+        or ", ".join(f"{path.name}/run.json" for path in sources.runs),
     }
-    if models and datasets:
+    if models and datasets and loaded:
         page |= model_sections(loaded, datasets, known, sources.results, attributed)
     if out.suffix == ".html":
         return _write_page(out, page, runs)
     return _write_folder(out, page, runs, loaded)
 
 
-def read_results(directory: Path) -> dict[str, Any]:
-    """``results.json`` of an evaluation.
+def _check_data(
+    sources: ReportSources,
+    datasets: Iterable[Dataset],
+    loaded: Sequence[Mapping[str, Any]],
+    abouts: Sequence[Mapping[str, Any]],
+) -> None:
+    """Refuses a data set that neither a result nor a run of the report is of."""
+    files = [path / "results.json" for path in sources.results] + [path / "run.json" for path in sources.runs]
+    measured = [each["data"] for each in (*loaded, *abouts) if each.get("data")]
+    for dataset in datasets:
+        if measured and dataset.hash not in {data["hash"] for data in measured}:
+            raise UserError(
+                f"{files[0]}: measured on data set {measured[0]['name']} (hash {measured[0]['hash'][:12]}), but "
+                f"{dataset.path} has hash {dataset.hash[:12]}; name the one that was evaluated"
+            )
 
-    Raises:
-        UserError: it is missing, not JSON, or of another schema.
-    """
-    path = directory / "results.json"
-    if not path.is_file():
-        raise UserError(f"{directory}: no results.json; run `allmrec eval overall --out {directory}` first")
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); run the evaluation again") from error
-    if not isinstance(results, dict) or results.get("schema") != 1:
-        raise UserError(f"{path}: not results of schema 1; run the evaluation again with this version")
-    for key in ("data", "runs", "systems"):
-        if not results.get(key):
-            raise UserError(f"{path}: {key!r} is missing or empty; run the evaluation again")
-    return results
+
+def _title(evaluations: Sequence[Mapping[str, Any]], abouts: Sequence[Mapping[str, Any]]) -> str:
+    if evaluations:
+        return "Results on " + ", ".join(dict.fromkeys(each["name"] for each in evaluations))
+    names = dict.fromkeys(about["data"]["name"].replace("_", " ") for about in abouts if about.get("data"))
+    return "Training" + (" on " + ", ".join(names) if names else "")
 
 
 def _environment() -> jinja2.Environment:

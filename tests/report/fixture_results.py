@@ -89,6 +89,8 @@ def make_run(checkpoints: Path, kind: str = "stage2", steps: int = 600) -> Path:
         "settings": {"learning_rate": 1e-4, "epochs": 5},
         "seed": 0,
         "upstream": upstream,
+        "data": {"name": "made-up", "hash": identity_of("data")},
+        "machine": {"processor": "Abacus 3000", "cores": 2, "platform": "Linux"},
         "versions": {"jax": "0.10.2"},
         "command": ["/somewhere/private/allmrec/cli.py", "train", kind, "--data", "/somewhere/private/data"],
     }

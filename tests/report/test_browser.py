@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from fixture_results import identity_of, make_dataset, make_results, make_run
 
-from allmrec_jax.report.site import ReportSources, read_results, write_report
+from allmrec_jax.report.readers import read_results
+from allmrec_jax.report.site import ReportSources, write_report
 
 CHROMIUM, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 
