@@ -1,6 +1,7 @@
 # Two commands do everything from a bare clone, sharing one environment in .venv:
 #     make demo     the whole pipeline on the embedded data  -> runs/demo/report.html
 #     make test     the test suite
+#     make docs     the documentation site           -> site/index.html; SERVE=1 shows it at http://localhost:8000
 #
 # PYTHON    the interpreter to build .venv with (3.11 to 3.13); found by itself
 # PIP_ARGS  more arguments for pip
@@ -15,7 +16,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt $(PIP_ARGS)
 
-.PHONY: demo test lint clean .venv
+.PHONY: demo test lint docs clean .venv
 
 demo: $(INSTALLED)
 	$(BIN)/allmrec experiment demo $(ARGS)
@@ -32,6 +33,11 @@ lint: $(INSTALLED)-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# A warning, a link that leads nowhere for instance, is an error.
+docs: $(INSTALLED)-docs
+	$(BIN)/python tools/docs_site.py
+	$(BIN)/zensical $(if $(SERVE),serve,build --strict)
 
 # Only what runs the product; `make test` and `make lint` add what they need.
 .venv: $(INSTALLED)
@@ -55,4 +61,4 @@ $(BIN)/python:
 		|| echo "No CPU build of torch at hand: PyPI's will be installed."; fi
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,10 +1,11 @@
-"""Writes the tables of README.md, docs/results/ and docs/parity.md from the JSON in ``benchmarks/results``.
+"""Writes README.md's table from the JSON in ``benchmarks/results``, and gives the site's pages theirs.
 
-``--check`` only compares.
+``--check`` only compares. The pages below ``docs/`` are committed without their tables: ``tools/docs_site.py`` fills
+them in when the site is built.
 
 The files of the demo are ``results.json`` of ``make demo ARGS="--data-seed S"``. Every file that
 ``tools/keep_results.py`` has written, a table of any data set, is found and shown with its commands on the page of
-its data set, which its name begins with (``movielens_table4``); README.md has a line of each.
+its data set, which its name begins with (``movielens_table4``); the overview has a line of each.
 
     python tools/readme_results.py
 """
@@ -31,7 +32,17 @@ INTRODUCTION = """\
 The language model here is `opt-nano` (3.4 million parameters, trained on generated lists), the sentence encoder
 `sbert-nano`, so these tables show that the machinery works, not what OPT-6.7B would reach. Preset `small` also has two
 settings that the paper does not have, both off in `paper` and `official`: see
-[docs/embedded_models.md](docs/embedded_models.md). This section is written by `python tools/readme_results.py`."""
+[docs/embedded_models.md](docs/embedded_models.md)."""
+
+IN_SHORT = {
+    "Oracle": ", a bound: it knows what the data were drawn from",
+    "Popularity": "",
+    "SASRec": ", the CF model",
+    "LLM-Only": ", the language model alone",
+    "A-LLMRec": "",
+    "A-LLMRec (SBERT)": ": every item by its text",
+}
+"""The rows of README's table, and what they are."""
 
 DATA = {
     "embedded": "The embedded data",
@@ -47,11 +58,11 @@ def load(name: str) -> dict[str, Any]:
 
 
 def section() -> str:
-    """The section in Markdown, without its markers."""
+    """Every data set at a glance."""
     demos = {seed: load(f"demo_seed{seed}") for seed in SEEDS}
     parts = [INTRODUCTION]
     for data, title in DATA.items():
-        parts += [f"### {title}"]
+        parts += [f"## {title}"]
         parts += [embedded(demos[0]), figures(demos)] if data == "embedded" else []
         parts += [overview(results) for _, results in tables_of(data) if results["settings"].get("table") == "table1"]
         parts += [at_a_glance(data)]
@@ -89,12 +100,43 @@ def at_a_glance(data: str) -> str:
         pair = results.get("paired", {}).get(f"{own} - SASRec", {})
         cells += [interval(pair["all"]) if "all" in pair else "", f"{best}, {hits[best][0]:.3f}"]
         lines.append(f"| {heading(results)} | " + " | ".join(cells) + " |")
-    site = ", and as a site with its runs:\n[docs/embedded_report](docs/embedded_report/index.html)"
     return (
         "The paper's tables on this data: Hit@1, of genres the share of users with one among their true three. The\n"
         "paper has A-LLMRec above SASRec in all that have both, except in Table 1 on Video Games. Commands, rows:\n"
-        f"[docs/results/{data}.md](docs/results/{data}.md){site if data == 'embedded' else ''}.\n\n" + "\n".join(lines)
+        f"[the page of this data](docs/results/{data}.md).\n\n" + "\n".join(lines)
     )
+
+
+def in_short() -> str:
+    """README's six rows: the demo over its data seeds and machines, and what of the paper's claim they show."""
+    demos, machines = [load(f"demo_seed{seed}") for seed in SEEDS], load("demo_machines")["machines"]
+    lines = ["| system | Hit@1, all users | warm items | cold items |", "|---|---|---|---|"]
+    for system, about in IN_SHORT.items():
+        cells = []
+        for part in ("all", "warm", "cold"):
+            values = [demo["systems"][system][part]["hit@1"][0] for demo in demos]
+            if part == "all":
+                values += [machine["systems"][system] for machine in machines if system in machine["systems"]]
+            low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+            cells.append(low if low == high else f"{low}–{high}")
+        lines.append(f"| {system}{about} | " + " | ".join(cells) + " |")
+    pairs = [demo["paired"]["A-LLMRec - SASRec"]["all"] for demo in demos]
+    pairs += [machine["paired"]["A-LLMRec - SASRec"] for machine in machines]
+    cold = [demo["paired"]["A-LLMRec - SASRec"]["cold"] for demo in demos]
+    above = sum(low > 0 for _, low, _ in pairs)
+    return (
+        "\n".join(lines) + "\n\n"
+        f"Lowest to highest of {len(pairs)} runs: data seeds {', '.join(map(str, SEEDS))} on an Intel Xeon, "
+        f"and seed 0 on {' and '.join(machine['processor'] for machine in machines)} (all users only).\n"
+        f"A-LLMRec − SASRec, user by user: {span(pairs)} on all users, above zero beyond chance in {above} of "
+        f"{len(pairs)};\n{span(cold)} on cold items, in {sum(low > 0 for _, low, _ in cold)} of {len(cold)}.\n"
+    )
+
+
+def span(differences: Iterable[Iterable[float]]) -> str:
+    """The lowest and the highest of some differences."""
+    values = [value for value, _, _ in differences]
+    return f"{min(values):+.3f} to {max(values):+.3f}"
 
 
 def tables_of(data: str) -> list[tuple[str, dict[str, Any]]]:
@@ -103,12 +145,12 @@ def tables_of(data: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def page(data: str) -> str:
-    """The tables of a data set in full, for a page two folders down; commands that several share in a row once."""
+    """The tables of a data set in full; commands that several share in a row once."""
     parts, said = [], None
     for name, results in tables_of(data):
         commands, said = results["commands"] if results["commands"] != said else (), results["commands"]
         parts.append("## " + kept_table(name, {**results, "commands": commands}))
-    return "\n\n".join(parts).replace("(benchmarks/results/", "(../../benchmarks/results/") + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def embedded(results: Mapping[str, Any]) -> str:
@@ -182,7 +224,7 @@ def kept_tables() -> list[tuple[str, dict[str, Any]]]:
 def kept_table(name: str, results: Mapping[str, Any]) -> str:
     """The main table of some results, the budgets left to the JSON, and the commands that made it."""
     main = all_tables(results)[0]
-    commands = "\n".join(f"    {line}" for line in results["commands"])
+    commands = "\n".join(["```bash", *results["commands"], "```"]) if results["commands"] else ""
     parts = [main.title, commands, table_markdown(main, {}), *claim(results), *main.notes]
     return "\n\n".join([*filter(None, parts), f"[JSON](benchmarks/results/{name}.json)"])
 
@@ -228,24 +270,8 @@ def interval(value: Iterable[float]) -> str:
     return "{:+.3f} ({:+.3f} to {:+.3f})".format(*value)
 
 
-def parity_summary() -> str:
-    """A line for each component of the comparison with the official code."""
-    lines = [
-        "| component | compared with | tensors | worst relative difference | tolerance | verdict |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in load("parity")["rows"]:
-        worst = worst_of(row)
-        exact = worst["tolerance"] == 0
-        relative = "none" if exact and not worst["relative"] else f"{worst['relative']:.1e}"
-        cells = [row["component"], f"{row['reference']}, `{row['file']}`", str(len(row["tensors"])), relative]
-        cells += ["exact" if exact else f"{worst['tolerance']:.0e}", row["verdict"]]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def parity_table() -> str:
-    """The same with the file's hash and the tensor nearest to its tolerance; and why rows are partial."""
+    """A line for each component, with the tensor nearest to its tolerance; and why rows are partial."""
     results = load("parity")
     lines = [
         "| component | compared with | SHA-256 | tensors | worst: tensor, shape | max \\|a−b\\| | relative | tolerance "
@@ -321,32 +347,37 @@ def same_protocol() -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"results": section, "parity": parity_summary, "same-protocol": same_protocol},
+    "README.md": {"results": in_short},
+    "docs/results/index.md": {"results": section},
     **{f"docs/results/{data}.md": {"tables": functools.partial(page, data)} for data in DATA},
     "docs/parity.md": {"parity": parity_table, "selftest": selftest, "same-protocol": same_protocol},
 }
-"""What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on each page."""
+"""What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on each page; links are from the repository's root."""
+
+
+def filled(place: str, text: str) -> str:
+    """The text of the repository's page ``place`` with its tables in, its links as seen from there."""
+    up = "../" * place.count("/")
+    for name, body in PAGES.get(place, {}).items():
+        start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        before, rest = text.split(start)
+        linked = re.sub(r"\]\((?=benchmarks/|docs/)", f"]({up}", body())
+        text = before + start + linked + end + rest.split(end)[1]
+    return text
 
 
 def main() -> int:
-    """Writes the pages, or with ``--check`` says whether they are what the files give."""
+    """Writes README.md, or with ``--check`` says whether it is what the files give."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if a page is out of date")
-    check = parser.parse_args().check
-    stale = []
-    for place, parts in PAGES.items():
-        text = new = (ROOT / place).read_text(encoding="utf-8")
-        for name, body in parts.items():
-            start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-            before, rest = new.split(start)
-            new = before + start + body() + end + rest.split(end)[1]
-        if new != text:
-            stale.append(place)
-            if not check:
-                (ROOT / place).write_text(new, encoding="utf-8")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 if README.md is out of date")
+    check, readme = parser.parse_args().check, ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    new = filled("README.md", text)
     if check:
-        print(f"{', '.join(stale)} out of date: python tools/readme_results.py" if stale else "up to date")
-    return int(check and bool(stale))
+        print("up to date" if new == text else "README.md is out of date: python tools/readme_results.py")
+        return int(new != text)
+    readme.write_text(new, encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":

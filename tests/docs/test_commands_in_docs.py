@@ -1,0 +1,82 @@
+"""Every `allmrec …` that a page shows is a command that exists, with options and values that it takes."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from allmrec_jax.cli import allmrec
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"(?<!`)`(allmrec [^`\n]+)`(?!`)")
+
+
+def shown(text: str) -> Iterator[tuple[str, bool]]:
+    """Command lines of a page, and whether they are whole: a line of a block is, one in a sentence may be cut short."""
+    for language, block in FENCED.findall(text):
+        if language == "bash":
+            for line in block.replace("\\\n", " ").splitlines():
+                found = re.search(r"\ballmrec .*", line.partition("  #")[0])
+                if found and not line.lstrip().startswith(("pip ", "#")):
+                    yield found[0], "…" not in line
+    for line in SPAN.findall(FENCED.sub("", text)):
+        yield line, False
+
+
+def check(line: str, whole: bool) -> None:
+    """Raises a ``click.UsageError`` for what the command would not take."""
+    line = re.sub(r"\$\w+", "0", line.partition(" | ")[0].rstrip(")"))
+    words = shlex.split(line)[1:]
+    command: click.Command = allmrec
+    context = click.Context(command, info_name="allmrec")
+    while isinstance(command, click.Group):
+        if not words:
+            return
+        name = words.pop(0).rstrip(",")
+        if not whole and (name.isupper() or name == "…"):
+            return  # a place holder: `allmrec experiment TABLE`
+        if name.startswith("-"):
+            command.make_parser(context).parse_args([name, *words])
+            return
+        found = command.get_command(context, name)
+        if found is None:
+            raise click.UsageError(f"no command {name!r}")
+        command, context = found, click.Context(found, context, info_name=name)
+    options, _, _ = command.make_parser(context).parse_args([word for word in words if word != "…"])
+    for parameter in command.params:
+        value = options.get(parameter.name)
+        given = value not in (None, (), []) and type(value).__name__ != "Sentinel"
+        if given and isinstance(parameter, click.Option) and not isinstance(parameter.type, click.Path):
+            parameter.type_cast_value(context, value)
+        if whole and parameter.required and not given:
+            raise click.UsageError(f"{parameter.name} is missing")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_exist(page: Path) -> None:
+    wrong = []
+    for line, whole in shown(page.read_text(encoding="utf-8")):
+        try:
+            check(line, whole)
+        except click.UsageError as error:
+            wrong.append(f"{line}: {error.format_message()}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "allmrec prepar x --out y",
+        "allmrec train stage2 --data d --stepps 3",
+        "allmrec train cf --data d --model sasrecs",
+        "allmrec train cf --model sasrec",
+    ],
+)
+def test_wrong_commands_are_found(line: str) -> None:
+    with pytest.raises(click.UsageError):
+        check(line, whole=True)
