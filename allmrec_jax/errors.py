@@ -1,4 +1,11 @@
-"""The one error that is the user's to mend."""
+"""The errors that are the user's to mend, and the end that a scheduler asks for."""
+
+import unicodedata
+
+STOPPED = 75
+"""Exit code of a training that SIGTERM ended after it had saved (``EX_TEMPFAIL``): run it again with ``--resume``."""
+
+_DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 class UserError(Exception):
@@ -6,3 +13,25 @@ class UserError(Exception):
 
     The command line prints it as ``error: …`` and exits with 2; anything else that is raised is a bug of ours.
     """
+
+
+class StoppedError(Exception):
+    """A training was asked to end (SIGTERM) and has saved where it is; the command line exits with :data:`STOPPED`."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, at most 200 characters of its first line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def visible(text: str) -> str:
+    """``text`` with every character that a terminal would act upon written out, e.g. ``\\x1b`` for an escape.
+
+    These are control characters, line ends among them, changes of the direction of writing, and lone surrogates.
+    Letters, spaces and joiners of any script stay.
+    """
+    return "".join(ascii(each)[1:-1] if _acts(each) else each for each in text)
+
+
+def _acts(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _DIRECTIONS

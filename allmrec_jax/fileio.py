@@ -1,21 +1,37 @@
-"""Writing so that a reader never meets half a file, and a full disk costs nothing that was there before."""
+"""Writing so that a reader never meets half a file, and reading so that damage is one line and never a wrong number.
+
+A directory that stands already is replaced in one step where the system can exchange two names (Linux), else by two
+renames, of which the next :func:`recover` completes a broken pair. A kill leaves a temporary folder ``.NAME.….tmp``
+behind; the next write to the same place removes it, unless the process that made it still runs.
+"""
 
 import contextlib
+import ctypes
+import datetime
 import errno
+import fcntl
+import hashlib
+import json
 import os
+import platform
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, first_line
 
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 # NumPy, safetensors, Polars and TensorStore report a failed write in words only.
 _REFUSED_WORDS = ("No space left", "quota exceeded", "File too large", "requested and", "Read-only file system")
+_LOCK = "lock"
+_REPLACED = "replaced"
+_NAME = re.compile(r"(?!\.)[\w.+-]+")
 
 
 _writes = True
@@ -30,6 +46,61 @@ def leave_writing_to_another() -> None:
 def writes() -> bool:
     """Whether this process writes."""
     return _writes
+
+
+# Names and locks.
+
+
+def plain_name(name: Any, where: Path | str) -> str:
+    """``name`` if it can be one level of a path, and nothing else: letters, digits and ``._+-``, no leading dot.
+
+    Raises:
+        UserError: it is something else; ``where`` says where it stands.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(os.fsencode(name)) > 200:
+        shown = repr(name) if len(repr(name)) <= 80 else f"{repr(name)[:80]}…"
+        raise UserError(
+            f"{where}: {shown} is no name for a folder; it takes letters, digits and ._+-, no dot first, "
+            "and 200 bytes at most"
+        )
+    return name
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[int]:
+    """Holds a lock file; it is released when the process ends, however it does.
+
+    Yields:
+        the open file, for a process that shall hold the lock too.
+
+    Raises:
+        UserError: another process holds it (the message says which), or the file cannot be written.
+    """
+    with hold(path) as file:
+        yield file.fileno()
+
+
+def hold(path: Path) -> IO[str]:
+    """As :func:`held`, for as long as the returned file is open."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8", errors="replace")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read(200).strip() or "another process"
+        file.close()
+        raise UserError(f"{path.parent}: in use by {holder}; wait for it, or end it") from None
+    file.seek(0)
+    file.truncate()
+    now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
+    file.flush()
+    return file
+
+
+# Writing.
 
 
 @contextlib.contextmanager
@@ -59,7 +130,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
     The sibling does not exist yet, its parent does. When the block raises, it is removed and whatever stood at ``path``
     stays. A refused write is a :class:`UserError` that names ``path``. Where another process writes, see
-    :func:`leave_writing_to_another`, what is written is thrown away.
+    :func:`leave_writing_to_another`, what is written is thrown away. What killed writes to ``path`` left is removed.
     """
     path = Path(path)
     if not _writes:
@@ -68,22 +139,137 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         return
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        recover(path)
+        holder, lock = _make_holder(path)
         try:
             sibling = holder / path.name
             yield sibling
-            if path.is_dir():
-                # A directory can only be renamed onto an empty one.
-                os.replace(path, holder / "replaced")
-            os.replace(sibling, path)
+            _put(sibling, path, holder / _REPLACED)
         finally:
             shutil.rmtree(holder, ignore_errors=True)
+            lock.close()
+
+
+def _make_holder(path: Path) -> tuple[Path, IO[str]]:
+    """A new temporary folder beside ``path``, and the lock in it that says that it is in use."""
+    while True:
+        holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        # Another process may clear the folder away before it is locked: then the lock cannot be made, or is not free.
+        with contextlib.suppress(FileNotFoundError, BlockingIOError):
+            lock = (holder / _LOCK).open("w", encoding="utf-8")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return holder, lock
+
+
+def _put(new: Path, path: Path, replaced: Path) -> None:
+    """Puts ``new`` in the place of ``path``; a directory there goes to ``new``'s place or to ``replaced``."""
+    if path.exists() and path.is_dir() != new.is_dir():
+        raise UserError(f"cannot write {path}: a {'folder' if path.is_dir() else 'file'} is there; move it away")
+    if not path.is_dir():
+        os.replace(new, path)
+    elif not _exchange(new, path):
+        os.replace(path, replaced)  # a directory can only be renamed onto an empty one
+        os.replace(new, path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchanges two names in one step; ``False`` where the system or the file system cannot."""
+    at_fdcwd, rename_exchange = -100, 2
+    if not sys.platform.startswith("linux") or (call := getattr(ctypes.CDLL(None), "renameat2", None)) is None:
+        return False
+    return call(at_fdcwd, os.fsencode(one), at_fdcwd, os.fsencode(other), rename_exchange) == 0
+
+
+def recover(path: Path | str) -> None:
+    """Completes a replacement of ``path`` that a kill broke, and removes what killed writes to it left.
+
+    Reading calls it where a directory is read that is replaced as a whole; a place that cannot be written is left as
+    it is.
+    """
+    path = Path(path)
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.tmp")
+    try:
+        holders = [each for each in path.parent.iterdir() if pattern.fullmatch(each.name)]
+    except OSError:
+        return
+    for holder in holders:
+        with contextlib.suppress(OSError, BlockingIOError):
+            if not any(holder.iterdir()):  # killed before it was locked, or about to be: see `_make_holder`
+                holder.rmdir()
+                continue
+            with (holder / _LOCK).open("r+", encoding="utf-8") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (holder / _REPLACED).exists() and not path.exists():
+                    new = holder / path.name
+                    os.replace(new if new.exists() else holder / _REPLACED, path)
+                shutil.rmtree(holder)
 
 
 def write_text(path: Path | str, text: str) -> None:
     """Writes ``text`` as UTF-8, atomically."""
     with atomic_path(path) as sibling:
         sibling.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path | str, value: Any, *, indent: int | None = 2) -> None:
+    """Writes ``value`` as JSON, atomically."""
+    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+
+
+# Reading.
+
+
+def read_json(path: Path | str, kind: Any, remedy: str) -> Any:
+    """The JSON at ``path``, of which what ``kind`` names has the types that ``kind`` says.
+
+    Args:
+        path: the file.
+        kind: a type that msgspec can check, e.g. ``dict[str, int]`` or a ``TypedDict``; keys it does not name are free.
+        remedy: what to do about a damaged file, e.g. ``"run `allmrec prepare` again"``.
+
+    Raises:
+        UserError: the file cannot be read, is no JSON, is nested too deeply, or has another structure.
+    """
+    import msgspec
+
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        msgspec.convert(value, kind)
+    except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
+        raise UserError(f"{path}: cannot be read ({reason}); {remedy}") from error
+    return value
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """The SHA-256 of every file beneath ``directory`` by its relative path, hidden ones left out.
+
+    It reads the files once, about a second for a gigabyte that was just written.
+    """
+    files = (path for path in directory.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {path.relative_to(directory).as_posix(): sha256(path) for path in sorted(files)}
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(directory: Path, expected: Mapping[str, str], remedy: str) -> None:
+    """Compares files with their :func:`digests`.
+
+    Raises:
+        UserError: one is missing, cannot be read or is not what was written; it is named, followed by ``remedy``.
+    """
+    for name, digest in expected.items():
+        path = directory / name
+        try:
+            found = sha256(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from error
+        if found != digest:
+            raise UserError(f"{path}: damaged (its SHA-256 is not the one written with it); {remedy}")
 
 
 def save_arrays(path: Path | str, tree: Mapping[str, Any]) -> None:
@@ -95,6 +281,32 @@ def save_arrays(path: Path | str, tree: Mapping[str, Any]) -> None:
         save_file(flat, sibling)
 
 
+def load_array(path: Path | str, remedy: str) -> np.ndarray:
+    """Reads a ``.npy`` file.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds a number that is not finite.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError, SyntaxError) as error:
+        raise UserError(f"{path}: cannot be read as a NumPy array ({first_line(error)}); {remedy}") from error
+    check_finite(path, {Path(path).stem: array}, remedy)
+    return array
+
+
+def check_finite(path: Path | str, arrays: Mapping[str, np.ndarray], remedy: str = "write it again") -> None:
+    """Refuses floating-point arrays that hold NaN or infinity.
+
+    Raises:
+        UserError: names the file and the array.
+    """
+    for key, array in arrays.items():
+        # ml_dtypes' types, bfloat16 among them, are of kind "V" and know isfinite.
+        if array.dtype.kind in "fcV" and not np.isfinite(array).all():
+            raise UserError(f"{path}: {key!r} holds a number that is not finite; {remedy}")
+
+
 def load_arrays(path: Path | str, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Reads what :func:`save_arrays` wrote.
 
@@ -104,7 +316,8 @@ def load_arrays(path: Path | str, like: Mapping[str, Any] | None = None) -> dict
             exactly these keys with these shapes.
 
     Raises:
-        UserError: the file is missing or damaged, or a key is missing, unexpected or of another shape.
+        UserError: the file is missing or damaged, holds a number that is not finite, or a key is missing, unexpected or
+            of another shape.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -113,8 +326,9 @@ def load_arrays(path: Path | str, like: Mapping[str, Any] | None = None) -> dict
         raise UserError(f"{path}: no such file; was the run that writes it finished?")
     try:
         flat = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error}); write it again") from error
+    except (SafetensorError, OSError, ValueError, KeyError, MemoryError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({first_line(error)}); write it again") from error
+    check_finite(path, flat)
     if like is not None:
         expected = {key: tuple(value.shape) for key, value in _flatten(like)}
         for key in sorted(expected.keys() | flat.keys()):

@@ -11,8 +11,10 @@ import click
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.eval.runner import Options, Table, locked, only_planned, table_options, target_option
-from allmrec_jax.experiments.experiment import held
-from allmrec_jax.fileio import write_text
+from allmrec_jax.fileio import held, write_text
+from allmrec_jax.outputs import Output
+
+OF_ALL = Output("folder of results", signs=("*/results.json", "*/users.parquet"))
 
 TABLES = (
     "table1",
@@ -53,6 +55,7 @@ def command(options: Options) -> None:
             click.echo(f"{name} cannot be made: {error}", err=True)
     every = [table for each in tables.values() for table in each]
     if not only_planned(options, every):
+        OF_ALL.claim(out)
         with held(out / ".lock"), locked(every):
             trained = [name for name, each in tables.items() if _done(name, each, Table.train, reasons)]
             made = [name for name in trained if _done(name, tables[name], Table.make, reasons)]

@@ -20,6 +20,7 @@ import click
 
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import write_text
+from allmrec_jax.outputs import Output
 
 DOMAIN = "Nano_Movies"
 
@@ -60,6 +61,7 @@ def command(
 
     A second call reuses what is trained already.
     """
+    Output("folder of results", signs=("raw-*/oracle.npz",)).claim(out)
     raw, data = out / f"raw-{data_seed}", out / f"data-{data_seed}"
     steps: list[Step] = []
 

@@ -19,7 +19,7 @@ from allmrec_jax.commands.mesh import llm_of_runs, mesh_options
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.evaluation.questions import Questions
-from allmrec_jax.evaluation.results import data_record, table, users_frame, write_results
+from allmrec_jax.evaluation.results import RESULTS, data_record, table, users_frame, write_results
 from allmrec_jax.evaluation.systems import (
     SYSTEMS,
     choose_systems,
@@ -88,6 +88,7 @@ def command(
 
     The preset and the three options beside it say how titles are generated.
     """
+    RESULTS.claim(out)
     decode = resolve(PRESETS, preset, overrides)
     settings = EvaluationSettings(seed, llm, batch_size or prompts_at_once(), decode, generate, llm_weights=llm_weights)
     dataset = load_dataset(data)

@@ -12,14 +12,13 @@ import click
 from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.data.scenarios import Scenario, overall
 from allmrec_jax.eval.overall import progress
-from allmrec_jax.evaluation.results import data_record, table
+from allmrec_jax.evaluation.results import RESULTS, data_record, table
 from allmrec_jax.experiments.experiment import (
     Asking,
     Row,
     Workplace,
     check_texts,
     evaluate_rows,
-    held,
     parse_changes,
     plan,
     run_missing,
@@ -36,7 +35,7 @@ from allmrec_jax.experiments.rows import (
     choose,
     is_baseline,
 )
-from allmrec_jax.fileio import write_text
+from allmrec_jax.fileio import held, write_text
 from allmrec_jax.inference.decode import PRESETS as DECODING
 from allmrec_jax.settings import resolve
 from allmrec_jax.trained.kinds import preset_models
@@ -301,6 +300,7 @@ def locked(tables: Iterable[Table]) -> Iterator[None]:
     """Holds the folders of all results, from the first training to the last answer."""
     with contextlib.ExitStack() as stack:
         for each in tables:
+            RESULTS.claim(each.out)
             stack.enter_context(held(each.out / ".lock"))
         yield
 

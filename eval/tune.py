@@ -9,9 +9,10 @@ import click
 
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.experiments.experiment import Row, Workplace, held, parse_changes, run_missing, show_plan
+from allmrec_jax.experiments.experiment import Row, Workplace, parse_changes, run_missing, show_plan
 from allmrec_jax.experiments.rows import Recipes, choose
-from allmrec_jax.fileio import write_text
+from allmrec_jax.fileio import held, write_text
+from allmrec_jax.outputs import Output
 from allmrec_jax.trained.kinds import preset_models
 
 GRID = (
@@ -75,6 +76,7 @@ def command(
     if dry_run:
         return
     out = out or Path("runs") / "tune" / dataset.name
+    Output("folder of results", signs=("tune.json",)).claim(out)
     with held(out / ".lock"):
         run_missing(work, list(rows.values()), jobs)
         found = sorted((_measured(work, row, point) for point, row in rows.items()), key=lambda each: -each["hit@1"])

@@ -40,14 +40,15 @@ def train(settings: OptNanoSettings, seed: int, out: Path, resume: bool = False,
         new_model,
         train_tokenizer,
     )
-    from allmrec_jax.embedded.sbert_nano import lexicon_hash
-    from allmrec_jax.fileio import atomic_path
+    from allmrec_jax.embedded.sbert_nano import MODEL, lexicon_hash
     from allmrec_jax.models.llm.opt import OPT
     from allmrec_jax.pretrained.llm import save_opt
     from allmrec_jax.runs import Run
     from allmrec_jax.training.loop import LoopSettings, train_loop
     from allmrec_jax.training.metrics import MetricsLogger
 
+    if export_to is not None:
+        MODEL.check(export_to)
     run = Run.open(out, "generated", "opt-nano", settings, seed, lexicon_hash(), {}, resume=resume)
     if run.done:
         print("already trained")
@@ -74,8 +75,8 @@ def train(settings: OptNanoSettings, seed: int, out: Path, resume: bool = False,
         (run.export_path("opt-nano") / "README.md").write_text(card, encoding="utf-8")
         run.finish({"scores": scores, "minutes": minutes})
     if export_to is not None:
-        with atomic_path(export_to) as directory:
-            shutil.copytree(run.export_path("opt-nano"), directory)
+        with MODEL.replacing(export_to) as directory:
+            shutil.copytree(run.export_path("opt-nano"), directory, dirs_exist_ok=True)
     print(run.path)
     return run.path
 

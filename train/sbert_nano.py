@@ -30,11 +30,13 @@ def train(
     settings: SbertNanoSettings, seed: int, out: Path, resume: bool = False, export_to: Path | None = None
 ) -> Path:
     """Train, write ``export/sbert-nano`` and return the run's directory."""
+    import shutil
     import time
 
     import jax.numpy as jnp
 
     from allmrec_jax.embedded.sbert_nano import (
+        MODEL,
         TrainState,
         lexicon_hash,
         make_batch,
@@ -43,11 +45,13 @@ def train(
         measure,
         new_encoder,
     )
-    from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder, save_sentence_encoder
+    from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
     from allmrec_jax.runs import Run
     from allmrec_jax.training.loop import LoopSettings, train_loop
     from allmrec_jax.training.metrics import MetricsLogger
 
+    if export_to is not None:
+        MODEL.check(export_to)
     run = Run.open(out, "generated", "sbert-nano", settings, seed, lexicon_hash(), {}, resume=resume)
     if run.done:
         print("already trained")
@@ -73,10 +77,8 @@ def train(
         save_sentence_encoder(run.export_path("sbert-nano"), encoder, card=card)
         run.finish({"scores": scores, "minutes": minutes})
     if export_to is not None:
-        source = run.export_path("sbert-nano")
-        save_sentence_encoder(
-            export_to, load_sentence_encoder(source), card=(source / "README.md").read_text(encoding="utf-8")
-        )
+        with MODEL.replacing(export_to) as directory:
+            shutil.copytree(run.export_path("sbert-nano"), directory, dirs_exist_ok=True)
     print(run.path)
     return run.path
 

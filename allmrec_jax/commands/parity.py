@@ -31,12 +31,15 @@ def command(official: Path | None, selftest: bool, chosen: tuple[str, ...], out:
 
     from allmrec_jax.errors import UserError
     from allmrec_jax.fileio import atomic_path, write_text
+    from allmrec_jax.outputs import Output
     from allmrec_jax.parity import compare
     from allmrec_jax.parity.golden import RECORDED, STEPS, Golden
     from allmrec_jax.parity.reference import COMPONENTS, Reference
 
     if unknown := sorted(set(chosen) - set(COMPONENTS)):
         raise UserError(f"unknown component {unknown[0]!r}; known: {', '.join(COMPONENTS)}")
+    if out is not None:
+        Output("parity report", signs=("parity.json", "parity.md")).claim(out)
     recorded: list[Reference] = [Golden(file) for file in RECORDED]
     if official is None:
         from allmrec_jax.parity.stock import Stock

@@ -21,17 +21,21 @@ The last two items of a user are test and validation; with fewer than three item
 import hashlib
 import itertools
 import json
+import shutil
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, first_line
+from allmrec_jax.fileio import plain_name, read_json, recover
+from allmrec_jax.outputs import Output
 
 FORMAT = 1
 """Version of the directory's layout; another one is refused."""
@@ -43,6 +47,27 @@ NO_TITLE = "No Title"
 NO_DESCRIPTION = "No Description"
 
 Cut = Literal["train", "valid", "test"]
+
+DATA_SET = Output(
+    "data set",
+    signs=("manifest.json", "items.parquet"),
+    names=("manifest.json", "slices.json", "*.npy", "texts.npz", "cold_users.npz", "items.parquet", "users.parquet"),
+    grows=("candidates/*.npz", "scenarios/*"),
+)
+"""The directory as a thing that commands write."""
+
+REMEDY = "run `allmrec prepare` again"
+"""What mends a damaged data set."""
+
+
+_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, SyntaxError)
+"""What NumPy raises where a file or its header is damaged."""
+
+
+class _Manifest(TypedDict):
+    name: str
+    hash: str
+    parts: dict[str, str | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,17 +119,30 @@ class Dataset:
     @cached_property
     def users_raw(self) -> list[str]:
         """The source's user ids, [U]. Reads ``users.parquet`` on first use."""
-        return _parquet_column(self.path / "users.parquet", "raw_id", self.num_users)
+        return self._column("users.parquet", "raw_id", self.num_users, "users_raw")
 
     @cached_property
     def items_raw(self) -> list[str]:
         """The source's item ids, [N+1], ``[0] == ""``. Reads ``items.parquet`` on first use."""
-        return ["", *_parquet_column(self.path / "items.parquet", "raw_id", self.num_items)]
+        return ["", *self._column("items.parquet", "raw_id", self.num_items, "items_raw")]
 
     @cached_property
     def categories(self) -> list[list[str]]:
         """Categories (genres) of each item, [N+1], ``[0] == []``. Reads ``items.parquet`` on first use."""
-        return [[], *_parquet_column(self.path / "items.parquet", "categories", self.num_items)]
+        return [[], *self._column("items.parquet", "categories", self.num_items, "categories")]
+
+    def _column(self, file: str, column: str, rows: int, part: str) -> list[Any]:
+        """A column of a table, compared with the hash that the manifest holds."""
+        path = self.path / file
+        values = _parquet_column(path, column, rows)
+        digest = _digest_lists if part == "categories" else _digest_strings
+        try:
+            found = digest(values)
+        except (AttributeError, TypeError) as error:
+            raise UserError(f"{path}: column {column!r} is of another type; {REMEDY}") from error
+        if found != self.manifest["parts"].get(part):
+            raise UserError(f"{path}: {column} is damaged (its hash is not the manifest's); {REMEDY}")
+        return values
 
     def sequence(self, user: int) -> Int32[np.ndarray, "T"]:
         """All items of a user in time order."""
@@ -248,10 +286,10 @@ def write_dataset(
         "cold_users": _digest(*cold.values()),
         "train_count": _digest(train_count),
         "slices": _digest(*slices.values()),
-        "users_raw": _digest(*pack_strings("", users_raw).values()),
-        "items_raw": _digest(*pack_strings("", items_raw).values()),
-        "brands": _digest(*pack_strings("", brands).values()),
-        "categories": _digest(np.frombuffer(json.dumps(categories).encode(), np.uint8)),
+        "users_raw": _digest_strings(users_raw),
+        "items_raw": _digest_strings(items_raw),
+        "brands": _digest_strings(brands),
+        "categories": _digest_lists(categories),
     }
     body = {
         "format": FORMAT,
@@ -294,6 +332,23 @@ def write_dataset(
     return load_dataset(path)
 
 
+def replace_dataset(path: Path, *, name: str, **content: Any) -> Dataset:
+    """Write a data set in the place of what is at ``path``, whole or not at all.
+
+    Args:
+        path: the data set's directory. One of the same content keeps its candidate files.
+        name: as for :func:`write_dataset`, as is the further ``content``.
+
+    Raises:
+        UserError: ``path`` is no data set, or holds what does not belong to it, or cannot be written.
+    """
+    with DATA_SET.replacing(path) as new:
+        made = write_dataset(new, name=name, **content)
+        if (path / "candidates").is_dir() and _hash_of(path) == made.hash:
+            shutil.copytree(path / "candidates", new / "candidates")
+    return load_dataset(path)
+
+
 def load_dataset(path: str | Path) -> Dataset:
     """Load a data set; every array is checked against the hash that the manifest holds.
 
@@ -301,12 +356,13 @@ def load_dataset(path: str | Path) -> Dataset:
         UserError: the directory is no data set, is damaged, or was written in another format version.
     """
     path = Path(path)
+    recover(path)
     manifest = _read_manifest(path)
     parts = manifest["parts"]
 
     def checked(name: str, *arrays: np.ndarray) -> None:
         if _digest(*arrays) != parts.get(name):
-            raise UserError(f"{path}: {name} is damaged (its hash is not the manifest's); run `allmrec prepare` again")
+            raise UserError(f"{path}: {name} is damaged (its hash is not the manifest's); {REMEDY}")
 
     items, offsets = _read_array(path / "items.npy"), _read_array(path / "offsets.npy")
     checked("items", items)
@@ -387,55 +443,62 @@ def _digest(*arrays: np.ndarray) -> str:
     return sha.hexdigest()
 
 
+def _digest_strings(strings: Sequence[str]) -> str:
+    return _digest(*pack_strings("", strings).values())
+
+
+def _digest_lists(lists: Sequence[Sequence[str]]) -> str:
+    return _digest(np.frombuffer(json.dumps(lists).encode(), np.uint8))
+
+
 def _hash(parts: Mapping[str, str | None]) -> str:
     return hashlib.sha256(json.dumps([FORMAT, parts], sort_keys=True).encode()).hexdigest()
 
 
-def _read_slices(path: Path) -> dict[str, np.ndarray]:
+def _hash_of(path: Path) -> str | None:
     try:
-        return {key: np.asarray(value, np.int32) for key, value in _read_json(path).items()}
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run `allmrec prepare` again") from error
+        return _read_manifest(path)["hash"]
+    except UserError:
+        return None
+
+
+def _read_slices(path: Path) -> dict[str, np.ndarray]:
+    slices = read_json(path, dict[str, list[int]], REMEDY)
+    try:
+        return {key: np.asarray(value, np.int32) for key, value in slices.items()}
+    except OverflowError as error:
+        raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from error
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    if not (path / "manifest.json").is_file():
+    file = path / "manifest.json"
+    if not file.is_file():
         raise UserError(f"{path} is not a data set (it has no manifest.json); make one with `allmrec prepare`")
-    manifest = _read_json(path / "manifest.json")
+    manifest = read_json(file, dict[str, Any], REMEDY)
     if manifest.get("format") != FORMAT:
         found = manifest.get("format")
-        raise UserError(f"{path}: data set format {found}, this version reads {FORMAT}; run `allmrec prepare` again")
-    for key in ("name", "hash", "parts"):
-        if key not in manifest:
-            raise UserError(f"{path}/manifest.json: key {key!r} is missing; run `allmrec prepare` again")
+        raise UserError(f"{path}: data set format {found}, this version reads {FORMAT}; {REMEDY}")
+    read_json(file, _Manifest, REMEDY)
+    plain_name(manifest["name"], f"{file}, name")
     if manifest["hash"] != _hash(manifest["parts"]):
-        raise UserError(f"{path}/manifest.json: the hash is not that of its parts; run `allmrec prepare` again")
+        raise UserError(f"{file}: the hash is not that of its parts; {REMEDY}")
+    DATA_SET.verify(path, REMEDY, ("manifest.json",))
     return manifest
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run `allmrec prepare` again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: not a JSON object; run `allmrec prepare` again")
-    return value
 
 
 def _read_array(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run `allmrec prepare` again") from error
+    except _UNREADABLE as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); {REMEDY}") from error
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run `allmrec prepare` again") from error
+    except (*_UNREADABLE, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); {REMEDY}") from error
 
 
 def _parquet_column(path: Path, column: str, rows: int) -> list[Any]:
@@ -443,8 +506,8 @@ def _parquet_column(path: Path, column: str, rows: int) -> list[Any]:
 
     try:
         values = pl.read_parquet(path, columns=[column])[column].to_list()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); run `allmrec prepare` again") from error
+    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); {REMEDY}") from error
     if len(values) != rows:
-        raise UserError(f"{path}: {len(values)} rows, the data set has {rows}; run `allmrec prepare` again")
+        raise UserError(f"{path}: {len(values)} rows, the data set has {rows}; {REMEDY}")
     return values

@@ -1,8 +1,6 @@
 """Raw files to a data set: which interactions count, who stays, in which order, and what an item's text is."""
 
-import json
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from html import unescape
@@ -12,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
-from allmrec_jax.data.dataset import NO_TITLE, ColdUsers, Dataset, load_dataset, write_dataset
+from allmrec_jax.data.dataset import DATA_SET, NO_TITLE, ColdUsers, Dataset, replace_dataset
 from allmrec_jax.data.readers.reading import Reading, Source
 from allmrec_jax.data.readers.sources import read_source
 from allmrec_jax.errors import UserError
-from allmrec_jax.fileio import atomic_path
+from allmrec_jax.fileio import plain_name
 from allmrec_jax.settings import resolve, setting
 
 RATED_POSITIVE = ("Luxury_Beauty", "Toys_and_Games")
@@ -113,13 +111,10 @@ def prepare(
     """
     source, out = Path(source), Path(out)
     settings = resolve(PRESETS, preset, overrides)
-    if out.exists() and not (out / "manifest.json").is_file() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"{out}: exists and is no data set; choose another --out or remove it")
+    DATA_SET.check(out)
     reading = Reading(max_bad_lines, progress)
     raw = read_source(source, reading, kind=kind, items=items, columns=columns)
-    name = name or raw.name
-    if not re.fullmatch(r"[\w.+-]+", name):
-        raise UserError(f"--name: {name!r} is no name for a folder of runs; give one of letters, digits and ._+-")
+    name = plain_name(name or raw.name, "--name")
     settings = _for_data(settings, name, preset, has_ratings=raw.interactions["rating"].null_count() == 0)
     arrays, counts = _apply(raw, settings)
     manifest = {
@@ -133,11 +128,7 @@ def prepare(
         },
         "versions": {"polars": pl.__version__, "numpy": np.__version__},
     }
-    with atomic_path(out) as new:
-        dataset = write_dataset(new, name=name, slice_fraction=settings.slice_fraction, manifest=manifest, **arrays)
-        if (out / "candidates").is_dir() and _hash_of(out) == dataset.hash:
-            shutil.copytree(out / "candidates", new / "candidates")
-    return load_dataset(out)
+    return replace_dataset(out, name=name, slice_fraction=settings.slice_fraction, manifest=manifest, **arrays)
 
 
 def k_core(
@@ -348,10 +339,3 @@ def _item_texts(table: pl.DataFrame, wanted: pl.Series, settings: PrepareSetting
 def _cleaned(text: str) -> str:
     """Without HTML tags, with entities as their characters, and with every run of white space as one blank."""
     return " ".join(unescape(re.sub(r"</?[A-Za-z][^<>]*>|<!--.*?-->", " ", text, flags=re.DOTALL)).split())
-
-
-def _hash_of(path: Path) -> str | None:
-    try:
-        return json.loads((path / "manifest.json").read_text()).get("hash")
-    except (OSError, ValueError):
-        return None

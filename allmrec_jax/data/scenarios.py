@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from allmrec_jax.data.dataset import Dataset, load_dataset, write_dataset
+from allmrec_jax.data.dataset import Dataset, load_dataset, replace_dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.fileio import atomic_path
 from allmrec_jax.rng import numpy_rng
 
 HELD_OUT = 1000
@@ -137,17 +136,15 @@ def _write(dataset: Dataset, name: str, items: np.ndarray, offsets: np.ndarray, 
         found = load_dataset(path)
         if found.manifest.get("derived_from") == dataset.hash:
             return found
-    with atomic_path(path) as sibling:
-        write_dataset(
-            sibling,
-            name=f"{dataset.name}-{name}",
-            items=items,
-            offsets=offsets,
-            titles=dataset.titles[1:],
-            descriptions=dataset.descriptions[1:],
-            categories=dataset.categories[1:],
-            users_raw=raw,
-            items_raw=dataset.items_raw[1:],
-            manifest={"derived_from": dataset.hash},
-        )
-    return load_dataset(path)
+    return replace_dataset(
+        path,
+        name=f"{dataset.name}-{name}",
+        items=items,
+        offsets=offsets,
+        titles=dataset.titles[1:],
+        descriptions=dataset.descriptions[1:],
+        categories=dataset.categories[1:],
+        users_raw=raw,
+        items_raw=dataset.items_raw[1:],
+        manifest={"derived_from": dataset.hash},
+    )

@@ -26,11 +26,15 @@ from allmrec_jax.models.text_encoder import (
     init_params,
     tokenize_texts,
 )
+from allmrec_jax.outputs import Output
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.settings import setting
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+
+MODEL = Output("embedded model", signs=())
+"""A folder of an embedded model, as the ones in the package are marked."""
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 

@@ -29,6 +29,7 @@ from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.embedded.lexicon import FUNCTION, PLAIN, THEMES
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
+from allmrec_jax.outputs import Output
 from allmrec_jax.rng import numpy_rng
 from allmrec_jax.settings import setting
 
@@ -74,6 +75,9 @@ class SyntheticSettings:
     repeated: float = setting(0.01, "share of reviews that the file holds twice")
     undescribed: float = setting(0.06, "share of items without a description")
 
+
+SYNTHETIC = Output("folder of synthetic reviews", signs=("oracle.npz", "*.json.gz"))
+"""Where :func:`generate` writes."""
 
 PRESETS = {
     "demo": SyntheticSettings(),
@@ -148,10 +152,11 @@ def generate(out: str | Path, seed: int = 0, settings: SyntheticSettings = PRESE
         The reviews files, one per domain.
 
     Raises:
-        UserError: settings that cannot be met, or a disk that is full.
+        UserError: settings that cannot be met, a folder of others at ``out``, or a disk that is full.
     """
     _check(settings)
     out = Path(out)
+    SYNTHETIC.claim(out)
     titles: set[str] = set()
     domains, written = [], []
     for domain in DOMAINS:

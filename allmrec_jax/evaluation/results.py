@@ -46,12 +46,17 @@ from allmrec_jax.metrics import (
     strict_choice,
     target_ranks,
 )
+from allmrec_jax.outputs import Output
 from allmrec_jax.runs import machine
 
 if TYPE_CHECKING:
     import polars as pl
 
 SCHEMA = 1
+
+RESULTS = Output("folder of results", signs=("results.json", "users.parquet"))
+"""Where evaluations, tables and the demo write, file by file."""
+
 SLICES = ("all", "warm", "cold")
 
 

@@ -9,14 +9,11 @@ command goes on from there.
 
 import contextlib
 import dataclasses
-import datetime
-import fcntl
 import functools
 import graphlib
 import hashlib
 import json
 import os
-import platform
 import shlex
 import shutil
 import statistics
@@ -41,7 +38,8 @@ from allmrec_jax.evaluation.genres import Genres, baselines, genre_frame, write_
 from allmrec_jax.evaluation.questions import Questions
 from allmrec_jax.evaluation.results import users_frame, write_results
 from allmrec_jax.evaluation.systems import SYSTEMS, WRITERS
-from allmrec_jax.fileio import atomic_path, write_text
+from allmrec_jax.fileio import atomic_path, held, write_text
+from allmrec_jax.outputs import Output
 from allmrec_jax.runs import START_OVER, versions
 from allmrec_jax.settings import deciding, identity
 from allmrec_jax.sharding import MeshShape
@@ -395,31 +393,6 @@ def check_texts(dataset: Dataset, rows: Sequence[Row]) -> None:
 # Running.
 
 
-@contextlib.contextmanager
-def held(path: Path) -> Iterator[int]:
-    """Holds a lock file; it is released when the process ends, however it does.
-
-    Yields:
-        the open file, for a process that shall hold the lock too.
-
-    Raises:
-        UserError: another process holds it; the message says which.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UserError(f"{path.parent}: in use by {file.read().strip()}; wait for it, or end it") from None
-        file.seek(0)
-        file.truncate()
-        now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
-        file.write(f"process {os.getpid()} on {platform.node()} since {now}\n")
-        file.flush()
-        yield file.fileno()
-
-
 def levels(nodes: Sequence[Training]) -> list[list[Training]]:
     """The nodes in groups, each after all that it builds on; those of one group need nothing of each other."""
     depth: dict[Training, int] = {}
@@ -485,6 +458,7 @@ def write_slurm(work: Workplace, rows: Sequence[Row], directory: Path) -> Path:
     Returns:
         the script; each array starts after the one before it has succeeded.
     """
+    Output("folder of SLURM files", signs=("submit.sh",)).claim(directory)
     submit = ["#!/bin/sh", "set -e", 'cd "$(dirname "$0")"', "previous="]
     for number, level in enumerate(levels([node for node in plan(rows) if not work.done(node)])):
         lines = ["#!/bin/bash", f"#SBATCH --job-name=allmrec-{number}", f"#SBATCH --array=0-{len(level) - 1}"]

@@ -13,7 +13,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path, load_arrays, write_text
 from allmrec_jax.models.cf.protocol import load_cf, read_card
 from allmrec_jax.official import parameters as official
-from allmrec_jax.official.layout import ENCODER_PREFIXES, LATENT, Layout
+from allmrec_jax.official.layout import ENCODER_PREFIXES, LATENT, OFFICIAL, Layout
 from allmrec_jax.pretrained.sentence_encoder import state_of
 from allmrec_jax.runs import find_upstream, require_upstream
 from allmrec_jax.trained.stage2 import load_stage2
@@ -23,10 +23,10 @@ from allmrec_jax.training import stage1
 def export_data(dataset: Dataset, layout: Layout) -> list[Path]:
     """Interactions and texts as the official code reads them."""
     lines = [f"{user + 1} {item}\n" for user in range(dataset.num_users) for item in dataset.sequence(user).tolist()]
-    write_text(layout.sequences, "".join(lines))
+    write_text(OFFICIAL.claim_file(layout.root, layout.sequences), "".join(lines))
     titles = {item: title for item, title in enumerate(dataset.titles) if item and title != NO_TITLE}
     descriptions = {item: text for item, text in enumerate(dataset.descriptions) if item and text}
-    with atomic_path(layout.texts) as sibling:
+    with atomic_path(OFFICIAL.claim_file(layout.root, layout.texts)) as sibling:
         sibling.write_bytes(pickle.dumps({"title": titles, "description": descriptions}))
     return [layout.sequences, layout.texts]
 
@@ -65,7 +65,7 @@ def export_cf(dataset: Dataset, path: Path, layout: Layout) -> Path:
         )
     state = official.sasrec_state(load_arrays(path / "export" / "params.safetensors"))
     about_model = {"user_num": dataset.num_users, "item_num": dataset.num_items, "args": args}
-    _save_torch(file, [about_model, _tensors(state)])
+    _save_torch(OFFICIAL.claim_file(layout.root, file), [about_model, _tensors(state)])
     return file
 
 
@@ -85,7 +85,7 @@ def export_stage1(dataset: Dataset, path: Path, cf_path: Path, layout: Layout) -
     sbert = {ENCODER_PREFIXES[0] + key: value for key, value in encoder.items()}
     states = {"sbert": sbert, "mlp": items, "mlp2": texts}
     for part, state in states.items():
-        _save_torch(layout.stage1(part), _tensors(state))
+        _save_torch(OFFICIAL.claim_file(layout.root, layout.stage1(part)), _tensors(state))
     return [layout.stage1(part) for part in states]
 
 
@@ -102,7 +102,7 @@ def export_stage2(dataset: Dataset, path: Path, layout: Layout) -> list[Path]:
     users, items = official.projector_states(params)
     states = {"log_proj": users, "item_proj": items}
     for part, state in states.items():
-        _save_torch(layout.stage2(part), _tensors(state))
+        _save_torch(OFFICIAL.claim_file(layout.root, layout.stage2(part)), _tensors(state))
     return [layout.stage2(part) for part in states]
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from allmrec_jax.data.dataset import NO_TITLE, Dataset, item_texts, write_dataset
+from allmrec_jax.data.dataset import NO_TITLE, Dataset, item_texts, replace_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import save_arrays, write_text
 from allmrec_jax.models.alignment import Alignment
@@ -37,7 +37,7 @@ def import_data(layout: Layout, path: Path) -> Dataset:
     for name, values in (("title", titles), ("description", descriptions)):
         if values and not 1 <= min(values) <= max(values) <= count:
             raise UserError(f"{layout.texts}: {name} of an item outside 1 to {count}, those of {layout.sequences}")
-    return write_dataset(
+    return replace_dataset(
         path,
         name=layout.name,
         items=items,

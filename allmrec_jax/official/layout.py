@@ -10,6 +10,9 @@ models/saved_models/NAME_sasrec_E1_opt_E2_*.pt   log_proj, item_proj: state dict
 import dataclasses
 from pathlib import Path
 
+from allmrec_jax.fileio import plain_name
+from allmrec_jax.outputs import Output
+
 LATENT = 128
 """Width of the joint embeddings, fixed in the official code."""
 
@@ -20,6 +23,9 @@ STYLES = {
     "Toys_and_Games": "goods",
 }
 """The words of the official prompts by data set; it has none for others."""
+
+OFFICIAL = Output("files for the official code", signs=())
+"""What is written into the official code's folders."""
 
 ENCODER_PREFIXES = ("0.auto_model.", "0.model.")
 """Before Hugging Face's names in ``sbert.pt``: of sentence-transformers up to 5 and since 6."""
@@ -33,6 +39,9 @@ class Layout:
     name: str
     stage1_epoch: int = 10
     stage2_epoch: int = 5
+
+    def __post_init__(self) -> None:
+        plain_name(self.name, "the data set's name")
 
     @property
     def sequences(self) -> Path:

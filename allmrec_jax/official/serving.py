@@ -8,12 +8,19 @@ import numpy as np
 
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.fileio import atomic_path
 from allmrec_jax.models.projectors import Projectors
 from allmrec_jax.official import parameters as official
+from allmrec_jax.outputs import Output
 from allmrec_jax.runs import find_upstream, require_upstream
 from allmrec_jax.trained.stage2 import load_stage2
 from allmrec_jax.training import stage1
+
+SERVING = Output(
+    "export for serving",
+    signs=("items.safetensors", "projectors.safetensors", "items.json"),
+    names=("items.safetensors", "projectors.safetensors", "items.json", "README.md"),
+)
+"""The directory that :func:`export_serving` writes."""
 
 
 def export_serving(dataset: Dataset, stage1_path: Path, stage2_path: Path, out: Path) -> Path:
@@ -39,8 +46,7 @@ def export_serving(dataset: Dataset, stage1_path: Path, stage2_path: Path, out: 
     projectors = {
         f"{name}.{key}": value for name, state in (("user", users), ("item", items)) for key, value in state.items()
     }
-    with atomic_path(out) as folder:
-        folder.mkdir(parents=True)
+    with SERVING.replacing(out) as folder:
         vectors = {"item_tokens": tokens, "item_latents": np.asarray(latents, np.float32)}
         save_file(vectors, folder / "items.safetensors")
         save_file(projectors, folder / "projectors.safetensors")

@@ -5,7 +5,6 @@ the ``users.parquet`` beside it and the data set; curves from the runs; the map 
 models, where they are at hand. What is not at hand is left out, and the page says why.
 """
 
-import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -18,12 +17,25 @@ from markupsafe import Markup
 from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import write_text
+from allmrec_jax.outputs import Output
 from allmrec_jax.report import export, provenance, tables
 from allmrec_jax.report.evaluation_pages import evaluation_page, few_shot_curve
 from allmrec_jax.report.model_sections import model_sections
 from allmrec_jax.report.readers import read_results, read_run
 from allmrec_jax.report.run_pages import find_runs, main_runs, portable_run_json, run_page
 from allmrec_jax.report.words import ABOUT, number, plain, tone, verdict
+
+REPORT = Output(
+    "report",
+    signs=("index.html", "report.css", "report.js"),
+    names=(
+        *("*.html", "report.css", "report.js", "tables/*.md", "tables/*.tex", "tables/*.json"),
+        *("runs/*/index.html", "runs/*/run.json", "runs/*/metrics.jsonl"),
+    ),
+)
+
+_PAGE_SIGNS = (b'<meta name="generator" content="allmrec">', b"A-LLMRec in JAX")
+"""What a page of ours holds; the second one is in those made before the first was."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,10 @@ def write_report(
     Raises:
         UserError: a directory holds no results or no run, a file in it is damaged, or a data set is another one.
     """
+    if out.suffix == ".html":
+        _refuse_foreign_page(out)
+    else:
+        REPORT.check(out)
     loaded = [read_results(path) for path in sources.results]
     datasets = {dataset.hash: dataset for dataset in map(load_dataset, sources.data)}
     abouts = [read_run(path) for path in sources.runs]
@@ -149,6 +165,11 @@ def _asset(name: str) -> str:
     return files("allmrec_jax.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
+def _refuse_foreign_page(out: Path) -> None:
+    if out.is_dir() or (out.exists() and not any(sign in out.read_bytes() for sign in _PAGE_SIGNS)):
+        raise UserError(f"{out}: is there already and is no report; choose another --out or move it away")
+
+
 def _write_page(out: Path, page: Mapping[str, Any], runs: Mapping[Path, Mapping[str, Any]]) -> Path:
     shown = {run["identity"]: f"#run-{run['id']}" for run in page["curves"]}
     inline = {"css": Markup(_asset("report.css")), "js": Markup(_asset("report.js"))}
@@ -159,6 +180,14 @@ def _write_page(out: Path, page: Mapping[str, Any], runs: Mapping[Path, Mapping[
 def _write_folder(
     out: Path, page: Mapping[str, Any], runs: Mapping[Path, Mapping[str, Any]], loaded: Sequence[Mapping[str, Any]]
 ) -> Path:
+    with REPORT.replacing(out) as new:
+        _write_files(new, page, runs, loaded)
+    return out / "index.html"
+
+
+def _write_files(
+    out: Path, page: Mapping[str, Any], runs: Mapping[Path, Mapping[str, Any]], loaded: Sequence[Mapping[str, Any]]
+) -> None:
     environment = _environment()
     pages = {run["identity"]: f"runs/{run['id']}/index.html" for run in runs.values()}
     common = {"inline": None, "evaluations": page["evaluations"], "report": page["title"]}
@@ -179,22 +208,6 @@ def _write_folder(
         write_text(out / "runs" / run["id"] / "metrics.jsonl", run["log"])
     body = environment.get_template("index.html").render(**{**page, **common}, links=pages, root="")
     write_text(out / "index.html", body)
-    _remove_others(out, {each["id"] for each in page["evaluations"]}, {run["id"] for run in runs.values()})
-    return out / "index.html"
-
-
-def _remove_others(out: Path, evaluations: set[str], runs: set[str]) -> None:
-    """Removes what an earlier report left in the folder of tables and runs that this one has not."""
-    for table in (out / "tables").glob("*.json"):
-        if table.stem not in evaluations:
-            for path in (out / f"{table.stem}.html", *(table.with_suffix(end) for end in (".md", ".tex", ".json"))):
-                path.unlink(missing_ok=True)
-    for run in (out / "runs").glob("*/run.json"):
-        if run.parent.name not in runs:
-            for name in ("index.html", "metrics.jsonl", "run.json"):
-                (run.parent / name).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # a folder with something else in it stays
-                run.parent.rmdir()
 
 
 def _by_identity(runs: Mapping[Path, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -279,7 +279,7 @@ def test_output_that_is_something_else_is_not_touched(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
     for out in (tmp_path / "mine", tmp_path / "mine" / "thesis.txt"):
-        with pytest.raises(UserError, match="exists and is no data set"):
+        with pytest.raises(UserError, match=r"is no data set of allmrec|a file is there"):
             prepare(source, out)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
     (tmp_path / "empty").mkdir()

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from allmrec_jax.errors import UserError
 from allmrec_jax.eval import runner
-from allmrec_jax.experiments.experiment import held
+from allmrec_jax.fileio import held
 
 
 def test_everything_is_trained_before_anything_is_asked_under_locks(

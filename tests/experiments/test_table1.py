@@ -26,7 +26,6 @@ from allmrec_jax.experiments.experiment import (
     COST,
     Workplace,
     changed,
-    held,
     parse_changes,
     plan,
     run_command,
@@ -42,6 +41,7 @@ from allmrec_jax.experiments.rows import (
     choose,
     known_systems,
 )
+from allmrec_jax.fileio import held
 from allmrec_jax.models.llm.opt import OPTConfig
 from allmrec_jax.runs import START_OVER, Run, load_run
 from allmrec_jax.trained.kinds import KINDS
@@ -333,7 +333,7 @@ def test_a_second_runner_stops_at_the_lock_and_says_who_holds_it(place, tmp_path
     with held(place / "locked" / ".lock"):
         program = (
             "import sys; from pathlib import Path; from allmrec_jax.errors import UserError\n"
-            "from allmrec_jax.experiments.experiment import held\n"
+            "from allmrec_jax.fileio import held\n"
             "try:\n    with held(Path(sys.argv[1])): print('entered')\n"
             "except UserError as error: print(error)"
         )

@@ -20,6 +20,7 @@ from allmrec_jax.models.text_encoder import SentenceEncoder, TextEncoder, TextEn
 from allmrec_jax.official import importing
 from allmrec_jax.official import parameters as official
 from allmrec_jax.official.layout import Layout
+from allmrec_jax.outputs import MARK
 from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
 from allmrec_jax.trained.stage2 import load_stage2
 from allmrec_jax.training.stage1 import load_stage1
@@ -126,6 +127,7 @@ def test_the_round_trip_is_bit_exact(root, imported, tmp_path, capsys):
     runs = ["--cf", cf, "--stage1", stage1, "--stage2", stage2]
     cli.main(["convert", "to-official", "--data", data, *runs, "--out", str(tmp_path)])
     before, after = files(root), files(tmp_path)
+    assert after.pop(Path(MARK), None) is not None
     assert before.keys() == after.keys() and len(capsys.readouterr().out.splitlines()) == 8
     for name in before:
         if name.suffix == ".txt":
@@ -140,6 +142,26 @@ def test_the_round_trip_is_bit_exact(root, imported, tmp_path, capsys):
             assert one.keys() == other.keys()
             for key in one:
                 assert torch.equal(one[key].view(torch.int32), other[key].view(torch.int32)), key
+
+
+def test_files_of_others_are_left_alone(root, imported, tmp_path, capsys):
+    data, cf, stage1, stage2 = map(str, imported)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1.tex").write_text("precious")
+    shutil.copytree(root, tmp_path / "clone")
+    serving = ["export", "--data", data, "--stage1", stage1, "--stage2", stage2, "--out", str(tmp_path / "thesis")]
+    again = ["to-official", "--data", data, "--cf", cf, "--out", str(tmp_path / "clone")]
+    over = ["from-official", str(root), "--name", NAME, "--data", str(tmp_path / "thesis")]
+    for arguments in (serving, again, over):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["convert", *arguments])
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1 and re.search("this folder is not empty|is there already", error)
+    assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "precious"
+    assert list(files(tmp_path / "thesis")) == [Path("chapter1.tex")]
+    assert {name: path.read_bytes() for name, path in files(tmp_path / "clone").items()} == {
+        name: path.read_bytes() for name, path in files(root).items()
+    }
 
 
 def test_importing_again_finds_the_runs(root, encoder, imported):

@@ -14,6 +14,7 @@ from fixture_results import HIT, identity_of, make_dataset, make_results, make_r
 
 from allmrec_jax.commands.report import command
 from allmrec_jax.errors import UserError
+from allmrec_jax.outputs import MARK
 from allmrec_jax.report import paper
 from allmrec_jax.report.readers import read_results
 from allmrec_jax.report.site import ReportSources, write_report
@@ -231,6 +232,7 @@ def test_same_input_gives_the_same_page(made: Path):
 def test_a_site_written_over_an_older_one_has_nothing_of_it_but_what_people_added(made: Path, tmp_path: Path):
     write_report(tmp_path / "fresh", ReportSources([made / "results"]), models=False)
     shutil.copytree(made / "made" / "site", tmp_path / "site")
+    (tmp_path / "site" / MARK).unlink()  # as it was before there were marks
     shutil.copy(tmp_path / "site" / "tables" / "results.json", tmp_path / "site" / "tables" / "older.json")
     (tmp_path / "site" / "older.html").touch()
     mine = sorted((tmp_path / "site" / "runs").iterdir())[0] / "mine.txt"
@@ -241,6 +243,22 @@ def test_a_site_written_over_an_older_one_has_nothing_of_it_but_what_people_adde
         return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
     assert names(tmp_path / "site") == names(tmp_path / "fresh") | {str(mine.relative_to(tmp_path / "site"))}
+
+
+def test_a_folder_or_page_of_others_is_left_alone(made: Path, tmp_path: Path):
+    sources = ReportSources([made / "results"])
+    theirs = [tmp_path / "d" / name for name in ("tables/sales.json", "sales.html", "runs/exp1/run.json")]
+    for path in (*theirs, tmp_path / "page.html"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    with pytest.raises(UserError, match="d: this folder is not empty and is no report"):
+        write_report(tmp_path / "d", sources, models=False)
+    with pytest.raises(UserError, match=r"page\.html: is there already and is no report"):
+        write_report(tmp_path / "page.html", sources, models=False)
+    assert all(path.read_text() == "mine" for path in (*theirs, tmp_path / "page.html"))
+    assert not (tmp_path / "d" / "index.html").exists()
+    for _ in range(2):
+        write_report(tmp_path / "ours.html", sources, models=False)
 
 
 def test_page_without_data_runs_or_generation(tmp_path: Path, made: Path):
