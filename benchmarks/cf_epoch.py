@@ -29,13 +29,12 @@ import torch
 from torch.nn import functional
 
 from allmrec_jax.data.dataset import Dataset, write_dataset
+from allmrec_jax.models.cf.architecture import CFSettings
+from allmrec_jax.models.cf.registry import CF_PRESETS
 from allmrec_jax.parity.official import import_clone
 from allmrec_jax.rng import jax_key
 from allmrec_jax.runs import versions
 from allmrec_jax.training.cf import (
-    ARCHITECTURES,
-    PRESETS,
-    CFSettings,
     CFState,
     load_train_data,
     make_optimizer,
@@ -172,7 +171,7 @@ def generate(path: Path, users: int, interactions: int, items: int) -> Dataset:
 def time_jax(dataset: Dataset, settings: CFSettings, repeats: int) -> dict[str, float]:
     """Seconds to compile, and of an epoch."""
     model = settings.module(dataset.num_users, dataset.num_items)
-    params = ARCHITECTURES[type(model)].init_params(model.config, jax_key(0, "cf-init"))
+    params = model.init_params(jax_key(0, "cf-init"))
     state, data = CFState(params, make_optimizer(settings).init(params)), load_train_data(dataset, settings)
     steps = steps_per_epoch(data, settings, dataset.num_users)
     started = time.perf_counter()
@@ -276,7 +275,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         dataset = generate(Path(folder), users, interactions, items)
         for name in models or TORCH:
-            own = dataclasses.replace(PRESETS[name]["paper"], max_length=LENGTH)
+            own = dataclasses.replace(CF_PRESETS[name]["paper"], max_length=LENGTH)
             equal = dataclasses.replace(own, buckets=1)
             peers = {"torch": time_torch(dataset, equal, repeats)}
             if official and name == "sasrec":  # before JAX has threads, for its sampler forks

@@ -177,13 +177,14 @@ def cf_ours(task: Task, seed: int, clone: Path) -> dict[str, Any]:
     import jax
 
     from allmrec_jax.data.dataset import load_dataset
+    from allmrec_jax.models.cf.registry import CF_PRESETS
     from allmrec_jax.models.cf.sasrec import SASRecCF
     from allmrec_jax.rng import jax_key
     from allmrec_jax.settings import resolve
     from allmrec_jax.training import cf
 
     dataset = load_dataset(task.data)
-    settings = resolve(cf.PRESETS["sasrec"], "paper", {"sampling": "with-replacement", "max_length": LENGTH})
+    settings = resolve(CF_PRESETS["sasrec"], "paper", {"sampling": "with-replacement", "max_length": LENGTH})
     model, data = settings.module(dataset.num_users, dataset.num_items), cf.load_train_data(dataset, settings)
     steps = cf.steps_per_epoch(data, settings, dataset.num_users)
 
@@ -191,7 +192,7 @@ def cf_ours(task: Task, seed: int, clone: Path) -> dict[str, Any]:
         name = "ours"
 
         def __init__(self) -> None:
-            params = cf.ARCHITECTURES[type(model)].init_params(model.config, jax_key(seed, "cf-init"))
+            params = model.init_params(jax_key(seed, "cf-init"))
             self.trained = cf.CFState(params, cf.make_optimizer(settings).init(params))
             self.number = 0
 
@@ -549,15 +550,16 @@ def prepare_task(source: Path, work: Path, rules: dict[str, Rule], seeds: int) -
     from allmrec_jax.data.candidates import load_candidates
     from allmrec_jax.data.dataset import load_dataset
     from allmrec_jax.data.prepare import prepare
+    from allmrec_jax.models.cf.registry import CF_PRESETS
     from allmrec_jax.official.exporting import export_data
     from allmrec_jax.official.layout import Layout
     from allmrec_jax.settings import resolve
-    from allmrec_jax.training import cf
+    from allmrec_jax.training.cf_validation import load_validation
 
     path = work / "data"
     dataset = load_dataset(path) if (path / "manifest.json").is_file() else prepare(source, path)
-    settings = resolve(cf.PRESETS["sasrec"], "paper", {"max_length": LENGTH, "validation_users": VALIDATED})
-    batches = cf.load_validation(dataset, settings.validation, 0)
+    settings = resolve(CF_PRESETS["sasrec"], "paper", {"max_length": LENGTH, "validation_users": VALIDATED})
+    batches = load_validation(dataset, settings.validation, 0)
     real = [np.asarray(batch.weight) > 0 for batch in batches]
     users, candidates = (
         np.concatenate([np.asarray(getattr(batch, name))[kept] for batch, kept in zip(batches, real, strict=True)])

@@ -7,8 +7,9 @@ import click
 from allmrec_jax.commands.mesh import mesh_options
 from allmrec_jax.commands.training import training_options
 from allmrec_jax.data.dataset import load_dataset
+from allmrec_jax.models.cf.registry import CF_PRESETS
 from allmrec_jax.settings import model_options, resolve
-from allmrec_jax.training.cf import PRESETS, train_cf
+from allmrec_jax.training.cf import train_cf
 
 
 @click.command(
@@ -17,14 +18,14 @@ from allmrec_jax.training.cf import PRESETS, train_cf
 )
 @mesh_options()
 @training_options
-@model_options(PRESETS, "sasrec")
+@model_options(CF_PRESETS, "sasrec")
 def command(data: Path, model: str, preset: str, overrides: dict, seed: int, out: Path, resume: bool) -> None:
     """Train the collaborative-filtering model on next-item prediction, and export it.
 
     Prints the run's directory last; later stages take it as --cf.
     """
     dataset = load_dataset(data)
-    print(train_cf(dataset, resolve(PRESETS[model], preset, overrides), seed, out, resume=resume))
+    print(train_cf(dataset, resolve(CF_PRESETS[model], preset, overrides), seed, out, resume=resume))
 
 
 if __name__ == "__main__":

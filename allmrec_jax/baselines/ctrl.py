@@ -26,13 +26,14 @@ from allmrec_jax.baselines.morec import require_titles
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import load_arrays, save_arrays
-from allmrec_jax.models.cf.ctrl import CTRL, Aligner, contrastive_loss, init_params
+from allmrec_jax.models.cf.ctrl import CTRL, CTRLCF, Aligner, contrastive_loss
+from allmrec_jax.models.cf.sasrec import SASRecSettings
 from allmrec_jax.models.text_encoder import SentenceEncoder, tokenize_texts
 from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.runs import Run
 from allmrec_jax.settings import setting
-from allmrec_jax.training.cf import SASRecSettings, fit_cf
+from allmrec_jax.training.cf import fit_cf
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
 
@@ -224,7 +225,7 @@ def pretrain(
     optimizer, step = make_step(encoder, model, settings, seed)
     shapes = [jax.ShapeDtypeStruct((1, dim), jnp.float32) for dim in (settings.dim, encoder.dim)]
     params = {
-        "cf": init_params(model.config, jax_key(seed, "cf-init")),
+        "cf": model.init_params(jax_key(seed, "cf-init")),
         "aligner": Aligner(settings.dim, settings.subspaces).lazy_init(jax_key(seed, "ctrl/init"), *shapes)["params"],
         "encoder": jax.tree.map(jnp.asarray, encoder.params),
     }
@@ -276,7 +277,7 @@ def train_ctrl(
     if not run.done:
         model = settings.module(dataset.num_users, dataset.num_items)
         before = pretrain(dataset, encoder, model, settings.pretraining, seed, out, resume=resume, quiet=quiet)
-        like = jax.eval_shape(lambda: init_params(model.config, jax_key(seed, "cf-init")))
+        like = jax.eval_shape(model.init_params, jax_key(seed, "cf-init"))
         params = jax.tree.map(jnp.asarray, load_arrays(before.path / "export" / "params.safetensors", like))
-        fit_cf(run, model, params, dataset, settings, resume=resume, quiet=quiet)
+        fit_cf(run, model, CTRLCF, params, dataset, settings, resume=resume, quiet=quiet)
     return run.path

@@ -26,14 +26,16 @@ from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.data.negatives import UniformNegatives
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import save_arrays
-from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig, init_params
+from allmrec_jax.models.cf.architecture import ValidationSettings
+from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig
 from allmrec_jax.models.cf.sequential import logits, torch_uniform
 from allmrec_jax.models.text_encoder import SentenceEncoder, TokenTable, encode_table, tokenize_texts
 from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder, save_sentence_encoder
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.runs import Run
 from allmrec_jax.settings import setting
-from allmrec_jax.training.cf import CFState, ValidationSettings, export_cf, make_validation
+from allmrec_jax.training.cf import export_cf
+from allmrec_jax.training.cf_validation import make_validation
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
 
@@ -281,7 +283,9 @@ def train_morec(
     config = settings.sasrec(dataset.num_items)
     sasrec = {
         name: leaf
-        for name, leaf in init_params(dataclasses.replace(config, num_items=1), jax_key(seed, "morec/init")).items()
+        for name, leaf in SASRec(dataclasses.replace(config, num_items=1))
+        .init_params(jax_key(seed, "morec/init"))
+        .items()
         if name != "item_embedding"
     }
     texts = jax.ShapeDtypeStruct((1, encoder.dim), jnp.float32)
@@ -294,7 +298,7 @@ def train_morec(
 
     def evaluate(state: MoRecState) -> dict[str, float]:
         assert validate is not None
-        return validate(CFState(catalogue_params(encoder, settings, state.params, tokens), None))
+        return validate(catalogue_params(encoder, settings, state.params, tokens))
 
     every = settings.evaluate_every * sampler.steps_per_epoch
     with MetricsLogger(run.path, total_steps, quiet=quiet) as log:

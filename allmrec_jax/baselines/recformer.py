@@ -28,6 +28,7 @@ from allmrec_jax.baselines.morec import require_titles
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import load_arrays, save_arrays, write_text
+from allmrec_jax.models.cf.architecture import ValidationSettings
 from allmrec_jax.models.longformer import LongformerConfig, MaskedTokenHead
 from allmrec_jax.models.recformer import (
     Inputs,
@@ -45,7 +46,7 @@ from allmrec_jax.pretrained.longformer import LoadedLongformer, as_recformer, lo
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.runs import Run
 from allmrec_jax.settings import setting
-from allmrec_jax.training.cf import ValidationBatch, ValidationSettings, candidate_metrics, load_validation
+from allmrec_jax.training.cf_validation import ValidationBatch, candidate_metrics, load_validation
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
 

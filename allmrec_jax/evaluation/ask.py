@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from allmrec_jax.data.buckets import bucketed
 from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.questions import Questions
 from allmrec_jax.evaluation.results import Outcome
 from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.inference.yes_no import YesNoRecommender
 from allmrec_jax.models.cf.protocol import CFModel
-from allmrec_jax.training.cf import bucketed
 
 Advance = Callable[[int], None]
 """Called with the number of users just answered."""

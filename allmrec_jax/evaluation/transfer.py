@@ -67,13 +67,10 @@ def untrained_items(model: Any, num_items: int) -> Any:
 
     Everything that does not depend on the number of items is the trained model's.
     """
-    from allmrec_jax.training.cf import ARCHITECTURES
-
-    architecture = ARCHITECTURES[type(model.model)]
     config = dataclasses.replace(model.config, num_items=num_items)
     key = jax_key(int(model.identity[:8] or "0", 16), "transfer/untrained")
-    fresh = architecture.init_params(config, key)
-    return architecture.cf(config, {**model.params, "item_embedding": fresh["item_embedding"]}, model.identity)
+    fresh = type(model.model)(config).init_params(key)
+    return type(model)(config, {**model.params, "item_embedding": fresh["item_embedding"]}, model.identity)
 
 
 def morec_over(path: Path, model: Any, target: Dataset) -> CFModel:

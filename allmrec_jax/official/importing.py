@@ -11,6 +11,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import save_arrays, write_text
 from allmrec_jax.models.alignment import Alignment
 from allmrec_jax.models.cf.protocol import load_cf
+from allmrec_jax.models.cf.registry import CF_PRESETS
 from allmrec_jax.models.cf.sasrec import SASRecCF, SASRecConfig
 from allmrec_jax.models.text_encoder import tokenize_texts
 from allmrec_jax.official import parameters as official
@@ -64,7 +65,7 @@ def import_cf(layout: Layout, dataset: Dataset, out: Path) -> Path:
             f"{found[0]}: made for {users} users and {items} items, but {layout.sequences} has {dataset.num_users} "
             f"and {dataset.num_items}"
         )
-    preset: Any = cf.PRESETS["sasrec"]["official"]
+    preset: Any = CF_PRESETS["sasrec"]["official"]
     settings = dataclasses.replace(
         preset,
         dim=args.hidden_units,

@@ -22,6 +22,7 @@ from jaxtyping import Array
 from allmrec_jax.inference import decode
 from allmrec_jax.metrics import official_hit
 from allmrec_jax.models.alignment import Alignment
+from allmrec_jax.models.cf.registry import CF_PRESETS
 from allmrec_jax.models.cf.sasrec import Block, Dropout, SASRec, SASRecCF, SASRecConfig
 from allmrec_jax.models.llm.opt import OPT, POSITION_OFFSET, OPTConfig
 from allmrec_jax.models.llm.opt import Block as OPTBlock
@@ -47,7 +48,7 @@ from allmrec_jax.prompts import (
 from allmrec_jax.training import cf, stage1, stage2
 
 SASREC = SASRecConfig(cases.ITEMS, cases.DIM, cases.BLOCKS, cases.HEADS, cases.LENGTH, cases.DROPOUT)
-CF = dataclasses.replace(cf.PRESETS["sasrec"]["official"], learning_rate=CF_RATE, beta2=BETA2)
+CF = dataclasses.replace(CF_PRESETS["sasrec"]["official"], learning_rate=CF_RATE, beta2=BETA2)
 STAGE1 = dataclasses.replace(
     stage1.PRESETS["official"], learning_rate=STAGE1_RATE, encoder_learning_rate=STAGE1_RATE, beta2=BETA2
 )

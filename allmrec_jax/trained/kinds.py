@@ -115,7 +115,7 @@ KINDS = Registry(
         TrainingKind(
             "cf",
             "the collaborative-filtering model",
-            presets="allmrec_jax.training.cf:PRESETS",
+            presets="allmrec_jax.models.cf.registry:CF_PRESETS",
             train="allmrec_jax.training.cf:train_cf",
             by_model=True,
             seconds_per_unit={"sasrec": 1e-4, "ncf": 2e-4, "nextitnet": 2.5e-4, "gru4rec": 8e-4},

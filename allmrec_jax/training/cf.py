@@ -8,11 +8,10 @@ numbers are drawn (see :mod:`allmrec_jax.models.cf.sasrec`).
 Shapes: B batch, T time, D model, N items, U users, S steps of an epoch.
 """
 
-import abc
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,187 +24,19 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from allmrec_jax import sharding
+from allmrec_jax.data.buckets import bucketed, choose_widths
 from allmrec_jax.data.dataset import CUTS, Dataset
-from allmrec_jax.data.negatives import draw_distinct_free_items, draw_free_items
+from allmrec_jax.data.negatives import draw_free_items
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path, save_arrays, write_text
-from allmrec_jax.models.cf import ctrl, gru4rec, ncf, nextitnet, sasrec, sequential
-from allmrec_jax.models.cf.ctrl import CTRL, CTRLCF
-from allmrec_jax.models.cf.gru4rec import GRU4Rec, GRU4RecCF, GRU4RecConfig
-from allmrec_jax.models.cf.ncf import NCF, NCFConfig, NeuMF
-from allmrec_jax.models.cf.nextitnet import NextItNet, NextItNetCF, NextItNetConfig
+from allmrec_jax.models.cf.architecture import CFSettings, Trainable
 from allmrec_jax.models.cf.protocol import CFModel
-from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig
-from allmrec_jax.rng import jax_key, numpy_rng
+from allmrec_jax.models.cf.registry import CF_MODELS
+from allmrec_jax.rng import jax_key
 from allmrec_jax.runs import Run
-from allmrec_jax.settings import setting
+from allmrec_jax.training.cf_validation import make_validation
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
-
-EVALUATION_ROWS = 256
-"""Users per forward pass outside training."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ValidationSettings:
-    """Who is asked in a validation, and among how many items.
-
-    Attributes:
-        max_length: items of history at most, the latest.
-        users: a seeded sample where there are more.
-        negatives: of each validation item.
-    """
-
-    max_length: int
-    users: int
-    negatives: int
-
-
-@dataclasses.dataclass(frozen=True)
-class CFSettings(abc.ABC):
-    """What decides a CF model's numbers, whichever model it is; subclasses add their own and a ``module``."""
-
-    model: str = setting("", "which CF model")
-    dim: int = setting(50, "width of item and user vectors; NCF has as much for its GMF and for its MLP")
-    max_length: int = setting(50, "items of history at most, the latest")
-    learning_rate: float = setting(1e-3, "Adam's learning rate")
-    beta2: float = setting(0.98, "Adam's second moment decay")
-    batch_size: int = setting(128, "users in a batch, with all of their positions")
-    epochs: int = setting(200, "epochs at most")
-    loss: Literal["bce", "softmax"] = setting(
-        "bce", "binary cross-entropy with one uniform negative per position, or cross-entropy over all items"
-    )
-    sampling: Literal["each-once", "with-replacement"] = setting(
-        "each-once", "users of an epoch: each once, or drawn with replacement as the official code does"
-    )
-    buckets: int = setting(3, "length buckets in training; 1 is max_length for all")
-    choose: Literal["best", "last"] = setting("best", "export the epoch best on validation, or the last one")
-    evaluate_every: int = setting(5, "epochs between validations")
-    patience: int = setting(4, "validations without improvement before training stops; 0 is never")
-    validation_users: int = setting(10_000, "users in a validation, a seeded sample where there are more")
-    validation_negatives: int = setting(100, "negatives of each validation item")
-
-    def __post_init__(self) -> None:
-        counts = ("batch_size", "epochs", "buckets", "evaluate_every", "validation_users", "validation_negatives")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise UserError(f"CF training: {name} is {getattr(self, name)}; it must be at least 1")
-        if self.patience < 0 or self.learning_rate <= 0 or not 0 <= self.beta2 < 1:
-            raise UserError("CF training: patience is at least 0, learning_rate above 0, beta2 in [0, 1)")
-
-    @property
-    def validation(self) -> ValidationSettings:
-        """Of the validations that choose the epoch."""
-        return ValidationSettings(self.max_length, self.validation_users, self.validation_negatives)
-
-    @abc.abstractmethod
-    def module(self, num_users: int, num_items: int) -> Any:
-        """The model."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SASRecSettings(CFSettings):
-    """SASRec's: the paper's values."""
-
-    model: Literal["sasrec"] = setting("sasrec", "which CF model")
-    blocks: int = setting(2, "self-attention blocks")
-    heads: int = setting(1, "attention heads")
-    dropout: float = setting(0.5, "dropout rate")
-
-    def module(self, num_users: int, num_items: int) -> SASRec:
-        """The model."""
-        config = SASRecConfig(num_items, self.dim, self.blocks, self.heads, self.max_length, self.dropout)
-        return SASRec(config)
-
-
-@dataclasses.dataclass(frozen=True)
-class GRU4RecSettings(CFSettings):
-    """GRU4Rec's: d, batch and optimizer as the paper has them, the rest RecBole 1.2.1's defaults but for the loss."""
-
-    model: Literal["gru4rec"] = setting("gru4rec", "which CF model")
-    beta2: float = setting(0.999, "Adam's second moment decay")
-    hidden: int = setting(128, "GRU4Rec: width of the GRU's state. NCF: of the MLP's first layer, twice the second's")
-    layers: int = setting(1, "GRU layers")
-    dropout: float = setting(0.3, "dropout rate")
-
-    def module(self, num_users: int, num_items: int) -> GRU4Rec:
-        """The model."""
-        config = GRU4RecConfig(num_items, self.dim, self.hidden, self.layers, self.max_length, self.dropout)
-        return GRU4Rec(config)
-
-
-@dataclasses.dataclass(frozen=True)
-class NextItNetSettings(CFSettings):
-    """NextItNet's, from the same sources as GRU4Rec's."""
-
-    model: Literal["nextitnet"] = setting("nextitnet", "which CF model")
-    beta2: float = setting(0.999, "Adam's second moment decay")
-    kernel: int = setting(3, "taps of a convolution")
-    dilations: str = setting("1,4", "of successive residual blocks; microsoft/recommenders: 1,2,4,1,2,4")
-    repeats: int = setting(5, "how often these blocks follow each other; microsoft/recommenders: 1")
-
-    def module(self, num_users: int, num_items: int) -> NextItNet:
-        """The model."""
-        config = NextItNetConfig(num_items, self.dim, self.kernel, self.dilations, self.repeats, self.max_length)
-        return NextItNet(config)
-
-
-@dataclasses.dataclass(frozen=True)
-class NCFSettings(CFSettings):
-    """NCF's (NeuMF), from the same sources as GRU4Rec's. It has no use for order, so it may see longer histories."""
-
-    model: Literal["ncf"] = setting("ncf", "which CF model")
-    max_length: int = setting(200, "items of history at most, the latest")
-    beta2: float = setting(0.999, "Adam's second moment decay")
-    hidden: int = setting(128, "GRU4Rec: width of the GRU's state. NCF: of the MLP's first layer, twice the second's")
-    dropout: float = setting(0.1, "dropout rate")
-
-    def module(self, num_users: int, num_items: int) -> NeuMF:
-        """The model."""
-        config = NCFConfig(num_users, num_items, self.dim, self.hidden, self.dropout)
-        return NeuMF(config)
-
-
-_SMALL: dict[str, Any] = dict(learning_rate=3e-3, loss="softmax", buckets=2, epochs=20, evaluate_every=2, patience=3)
-
-PRESETS: dict[str, dict[str, CFSettings]] = {
-    "sasrec": {
-        "paper": SASRecSettings(),
-        "official": SASRecSettings(
-            sampling="with-replacement", buckets=1, choose="last", evaluate_every=20, patience=0
-        ),
-        "small": SASRecSettings(max_length=24, dropout=0.3, **_SMALL),
-    },
-    "nextitnet": {
-        "paper": NextItNetSettings(),
-        "small": NextItNetSettings(max_length=24, repeats=1, **_SMALL),
-    },
-    "gru4rec": {"paper": GRU4RecSettings(), "small": GRU4RecSettings(max_length=24, **_SMALL)},
-    "ncf": {"paper": NCFSettings(), "small": NCFSettings(max_length=100, **_SMALL | {"loss": "bce", "epochs": 40})},
-}
-"""By model. ``paper``: the paper's values, with the epoch chosen on validation. ``official``: the public code's, for
-SASRec only. ``small``: the embedded data in half a minute; for SASRec full softmax ends higher there than BCE does
-(NDCG@10 0.50 against 0.48)."""
-
-
-class Architecture(NamedTuple):
-    """What training asks of a CF model; ``states`` and ``scores`` as in :mod:`allmrec_jax.models.cf.sequential`."""
-
-    cf: Any
-    """The class behind the CF protocol, made of a configuration, parameters and an identity."""
-    init_params: Callable[[Any, jax.Array], dict[str, Any]]
-    states: Callable[..., Float[Array, "B T D"]]
-    scores: Callable[..., Float[Array, "B T"]]
-
-
-ARCHITECTURES = {
-    SASRec: Architecture(SASRecCF, sasrec.init_params, sequential.states, sequential.scores),
-    NextItNet: Architecture(NextItNetCF, nextitnet.init_params, sequential.states, sequential.scores),
-    GRU4Rec: Architecture(GRU4RecCF, gru4rec.init_params, sequential.states, sequential.scores),
-    NeuMF: Architecture(NCF, ncf.init_params, ncf.states, ncf.scores),
-    CTRL: Architecture(CTRLCF, ctrl.init_params, sequential.states, sequential.scores),
-}
-"""By module."""
 
 
 class Bucket(NamedTuple):
@@ -236,45 +67,16 @@ class CFState(NamedTuple):
     opt_state: Any
 
 
-def choose_widths(lengths: Int[np.ndarray, "U"], count: int, max_length: int) -> list[int]:
-    """At most ``count`` widths, the largest ``max(lengths)``, that pad the least in all.
-
-    Args:
-        lengths: of the histories, 1 to ``max_length`` each.
-        count: 1 gives ``[max_length]``: the reference's fixed width.
-        max_length: the model's.
-    """
-    if count == 1:
-        return [max_length]
-    users = np.bincount(lengths, minlength=max_length + 1)
-    fitting = np.cumsum(users)
-    # best[w]: fewest cells for all users of length at most w with w as a width, and the widths of that choice.
-    widths = [int(width) for width in np.flatnonzero(users)]
-    best = {width: (int(fitting[width]) * width, [width]) for width in widths}
-    for _ in range(count - 1):
-        best = {
-            width: min(
-                [best[width]]
-                + [
-                    (cells + int(fitting[width] - fitting[below]) * width, [*chosen, width])
-                    for below, (cells, chosen) in best.items()
-                    if below < width
-                ]
-            )
-            for width in widths
-        }
-    return best[widths[-1]][1]
-
-
 def load_train_data(dataset: Dataset, settings: CFSettings) -> TrainData:
-    """The users with something to learn from, in buckets: two training items, or one for NCF, which has no history.
+    """The users with something to learn from, in buckets: two training items, or one where no history is read.
 
     Raises:
         UserError: there are none, or one of them has met every item, so that no negative is left.
     """
     counts = dataset.train_lengths
     ends = dataset.offsets[:-1] + counts
-    users = np.flatnonzero(counts >= (1 if settings.model == "ncf" else 2))
+    reads_history = settings.module(dataset.num_users, dataset.num_items).reads_history
+    users = np.flatnonzero(counts >= (2 if reads_history else 1))
     if not len(users):
         raise UserError(f"{dataset.path}: no user has two training items; there is nothing to learn from")
     owner = np.repeat(np.arange(dataset.num_users), dataset.lengths)
@@ -302,7 +104,7 @@ def load_train_data(dataset: Dataset, settings: CFSettings) -> TrainData:
 
 
 def bucket_loss(
-    model: Any,
+    model: Trainable,
     loss: Literal["bce", "softmax"],
     params: Any,
     bucket: Bucket,
@@ -311,25 +113,24 @@ def bucket_loss(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Summed loss over the positions with an item of a batch from one bucket, and how many there are.
 
-    A sequence model predicts each item but the first from those before it; NeuMF each item from the user.
+    A model that reads the history predicts each item but the first from those before it; another each from the user.
     """
-    _, _, states, scores = ARCHITECTURES[type(model)]
     dropout_key, negative_key = jax.random.split(key)
-    if isinstance(model, NeuMF):
-        inputs = positives = bucket.tokens
-    else:
+    if model.reads_history:
         inputs, positives = bucket.tokens[:, :-1], bucket.tokens[:, 1:]
+    else:
+        inputs = positives = bucket.tokens
     mask = inputs != 0
-    hidden = states(model, params, bucket.users, inputs, dropout_key)
-    likes = scores(model, params, hidden, positives, dropout_key)
+    hidden = model.states(params, bucket.users, inputs, dropout_key)
+    likes = model.scores(params, hidden, positives, dropout_key)
     if loss == "bce":
         time, items = inputs.shape[1], model.config.num_items
         negatives = draw_free_items(negative_key, free_below, bucket.start, bucket.end, items, time)
-        # NeuMF's dropout acts on scores: that of the negatives is drawn on its own.
-        dislikes = scores(model, params, hidden, negatives, negative_key)
+        # Where dropout acts on scores (NeuMF), that of the negatives is drawn on its own.
+        dislikes = model.scores(params, hidden, negatives, negative_key)
         losses = jax.nn.softplus(-likes) + jax.nn.softplus(dislikes)
     else:
-        losses = jax.nn.logsumexp(scores(model, params, hidden, None, dropout_key), axis=-1) - likes
+        losses = jax.nn.logsumexp(model.scores(params, hidden, None, dropout_key), axis=-1) - likes
     return jnp.sum(jnp.where(mask, losses, 0.0)), jnp.sum(mask, dtype=jnp.float32)
 
 
@@ -356,7 +157,7 @@ def batch_rows(key: jax.Array, users: int, total: int, steps: int, settings: CFS
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_epoch(
-    model: Any, settings: CFSettings, steps: int, state: CFState, data: TrainData, key: jax.Array
+    model: Trainable, settings: CFSettings, steps: int, state: CFState, data: TrainData, key: jax.Array
 ) -> tuple[CFState, dict[str, Float[Array, ""]]]:
     """One epoch, every draw of it made from ``key``; ``state`` is donated."""
     optimizer = make_optimizer(settings)
@@ -387,96 +188,6 @@ def train_epoch(
 
     state, losses = jax.lax.scan(step, state, (rows, jnp.arange(steps)))
     return sharding.constrain((state, {"loss": jnp.mean(losses)}), P())
-
-
-class ValidationBatch(NamedTuple):
-    """Users of one width; empty rows have weight 0."""
-
-    histories: Int[Array, "B T"]
-    users: Int[Array, "B"]
-    candidates: Int[Array, "B K"]
-    """The validation item first."""
-    weight: Float[Array, "B"]
-
-
-def load_validation(dataset: Dataset, settings: ValidationSettings, seed: int) -> list[ValidationBatch]:
-    """A seeded sample of users, each with the validation item and items that the user has never met.
-
-    Raises:
-        UserError: no user has a validation item.
-    """
-    rng = numpy_rng(seed, "cf-validation")
-    users = dataset.users_with("valid")
-    if not len(users):
-        raise UserError(f"{dataset.path}: no user has three items, so there is no validation item; use --choose last")
-    if len(users) > settings.users:
-        users = np.sort(rng.choice(users, settings.users, replace=False))
-    met = [np.unique(dataset.sequence(user)) for user in users]
-    count = min(settings.negatives, dataset.num_items - max(len(items) for items in met))
-    if count < 1:
-        raise UserError(f"{dataset.path}: a user has met every item: no negative is left for validation")
-    histories, targets = dataset.history(users, "valid", settings.max_length)
-    candidates = np.empty((len(users), 1 + count), np.int32)
-    candidates[:, 0] = targets
-    for row, items in zip(candidates, met, strict=True):
-        row[1:] = draw_distinct_free_items(rng, items, dataset.num_items, count)
-
-    batches = []
-    for chosen, part in bucketed(histories):
-        rows = np.resize(chosen, EVALUATION_ROWS)
-        weight = np.arange(EVALUATION_ROWS) < len(chosen)
-        batches.append(
-            ValidationBatch(*map(jnp.asarray, (part, users[rows], candidates[rows], weight.astype(np.float32))))
-        )
-    return batches
-
-
-def bucketed(histories: Int[np.ndarray, "U T"]) -> Iterator[tuple[np.ndarray, Int[np.ndarray, "B T"]]]:
-    """Rows of left-padded histories in batches of a few fixed shapes; one shape where there is one batch.
-
-    Yields:
-        The indices of up to ``EVALUATION_ROWS`` rows, and those rows without most of their padding, repeated to
-        ``EVALUATION_ROWS``.
-    """
-    lengths = np.maximum(np.count_nonzero(histories, axis=1), 1)
-    widths = choose_widths(lengths, 3 if len(histories) > EVALUATION_ROWS else 1, histories.shape[1])
-    for below, width in zip([0, *widths], widths, strict=False):
-        chosen = np.flatnonzero((lengths > below) & (lengths <= width))
-        for begin in range(0, len(chosen), EVALUATION_ROWS):
-            rows = chosen[begin : begin + EVALUATION_ROWS]
-            yield rows, histories[np.resize(rows, EVALUATION_ROWS), histories.shape[1] - width :]
-
-
-@partial(jax.jit, static_argnums=0)
-def _validate(model: Any, params: Any, batch: ValidationBatch) -> dict[str, Float[Array, ""]]:
-    architecture = ARCHITECTURES[type(model)]
-    users = architecture.states(model, params, batch.users, batch.histories, None)[:, -1:]
-    scores = architecture.scores(model, params, users, batch.candidates, None)
-    return candidate_metrics(scores, batch.weight)
-
-
-def candidate_metrics(scores: Float[Array, "B K"], weight: Float[Array, "B"]) -> dict[str, Float[Array, ""]]:
-    """Weighted sums over users of Hit@1, Hit@10 and NDCG@10 of the first candidate among all."""
-    # A negative that ties with the target counts as before it, so that constant scores earn nothing.
-    rank = jnp.sum(scores[:, 1:] >= scores[:, :1], axis=1)
-    gain = 1 / jnp.log2(rank.astype(jnp.float32) + 2)
-    metrics = {"hit@1": jnp.where(rank < 1, 1.0, 0.0), "hit@10": jnp.where(rank < 10, 1.0, 0.0)}
-    metrics["ndcg@10"] = jnp.where(rank < 10, gain, 0.0)
-    return {name: jnp.sum(value * weight) for name, value in metrics.items()}
-
-
-def make_validation(
-    model: Any, dataset: Dataset, settings: ValidationSettings, seed: int
-) -> Callable[[CFState], dict[str, float]]:
-    """A function from a state to Hit@1, Hit@10 and NDCG@10 among the validation item and its negatives."""
-    batches = [sharding.place(batch) for batch in load_validation(dataset, settings, seed)]
-    users = sum(float(batch.weight.sum()) for batch in batches)
-
-    def evaluate(state: CFState) -> dict[str, float]:
-        parts = jax.device_get([_validate(model, state.params, batch) for batch in batches])
-        return {name: float(sum(part[name] for part in parts)) / users for name in parts[0]}
-
-    return evaluate
 
 
 def user_vectors(cf: CFModel, dataset: Dataset, max_length: int) -> dict[str, Float[np.ndarray, "U D"]]:
@@ -524,19 +235,28 @@ def train_cf(
     if run.done:
         return run.path
     model = settings.module(dataset.num_users, dataset.num_items)
-    params = ARCHITECTURES[type(model)].init_params(model.config, jax_key(seed, "cf-init"))
-    fit_cf(run, model, params, dataset, settings, resume=resume, quiet=quiet)
+    params = model.init_params(jax_key(seed, "cf-init"))
+    cf = CF_MODELS.find(settings.model).load().cf
+    fit_cf(run, model, cf, params, dataset, settings, resume=resume, quiet=quiet)
     return run.path
 
 
 def fit_cf(
-    run: Run, model: Any, params: Any, dataset: Dataset, settings: CFSettings, *, resume: bool, quiet: bool
+    run: Run,
+    model: Trainable,
+    cf: Callable[[Any, Any, str], CFModel],
+    params: Any,
+    dataset: Dataset,
+    settings: CFSettings,
+    *,
+    resume: bool,
+    quiet: bool,
 ) -> None:
-    """Trains ``model`` from ``params`` in the open ``run``, exports it and finishes the run."""
-    architecture, seed = ARCHITECTURES[type(model)], run.seed
+    """Trains ``model`` from ``params`` in the open ``run``, exports it by way of the class ``cf`` and finishes."""
+    seed = run.seed
     data = load_train_data(dataset, settings)
     validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0
-    evaluate = make_validation(model, dataset, settings.validation, seed) if validates else None
+    measure = make_validation(model, dataset, settings.validation, seed) if validates else None
     state, data = sharding.place((CFState(params, make_optimizer(settings).init(params)), data))
     steps = steps_per_epoch(data, settings, dataset.num_users)
 
@@ -556,12 +276,12 @@ def fit_cf(
                 save_every=settings.evaluate_every,
                 patience=settings.patience if settings.choose == "best" else 0,
             ),
-            evaluate=evaluate,
+            evaluate=None if measure is None else lambda state: measure(state.params),
             monitor="ndcg@10" if settings.choose == "best" else None,
             resume=resume,
             log=log,
         )
     chosen = jax.device_get((best if settings.choose == "best" else last).params)
-    cf = architecture.cf(model.config, chosen, run.identity)
-    export_cf(run, settings.model, model.config, chosen, cf, dataset, settings.max_length)
+    trained = cf(model.config, chosen, run.identity)
+    export_cf(run, settings.model, model.config, chosen, trained, dataset, settings.max_length)
     run.finish({"model": settings.model, "epoch": run.best_step() or run.latest_step()})

@@ -14,7 +14,7 @@ import torch
 from allmrec_jax.baselines import ctrl
 from allmrec_jax.baselines.ctrl import CTRLSettings, Sampler, history_text, train_ctrl
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.cf.ctrl import CTRL, Aligner, contrastive_loss, init_params, similarities
+from allmrec_jax.models.cf.ctrl import CTRL, Aligner, contrastive_loss, similarities
 from allmrec_jax.models.cf.protocol import load_export
 from allmrec_jax.models.cf.sasrec import SASRec, SASRecConfig
 from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
@@ -81,7 +81,7 @@ def test_alignment_matches_torch():
 
 def test_it_is_sasrec_and_one_dense_layer():
     config = SASRecConfig(9, 8, 1, 1, 5)
-    params = init_params(config, jax.random.key(0))
+    params = CTRL(config).init_params(jax.random.key(0))
     items = jnp.array([[0, 0, 3, 9, 1]])
     before = jax.jit(SASRec(config).apply)({"params": {k: v for k, v in params.items() if k != "final"}}, items)
     np.testing.assert_array_equal(jax.jit(partial(CTRL(config).apply, final=False))({"params": params}, items), before)
@@ -125,15 +125,15 @@ def test_pretraining_lowers_its_loss(pretrained):
 def test_it_beats_popularity_from_pretrained_parameters(planted, encoder_path, pretrained, monkeypatch):
     started = []
     fit = ctrl.fit_cf
-    monkeypatch.setattr(ctrl, "fit_cf", lambda run, model, params, *rest, **how: (
-        started.append(jax.device_get(params)), fit(run, model, params, *rest, **how)))  # fmt: skip
+    monkeypatch.setattr(ctrl, "fit_cf", lambda run, model, kind, params, *rest, **how: (
+        started.append(jax.device_get(params)), fit(run, model, kind, params, *rest, **how)))  # fmt: skip
     before = pretrained.path
     run = train_ctrl(planted, encoder_path, SETTINGS, 0, before.parents[2], quiet=True)
     gain, error = planted_texts.excess(planted, load_export(run / "export", "x"))
     assert gain > 3 * error
 
     assert [*before.parent.iterdir()] == [before], "the pre-training at hand was taken"
-    fresh = init_params(SETTINGS.module(1, planted.num_items).config, jax.random.key(0))
+    fresh = SETTINGS.module(1, planted.num_items).init_params(jax.random.key(0))
     moved = np.asarray(started[0]["blocks"]["attention"]["in_proj_bias"])
     assert np.any(moved != np.asarray(fresh["blocks"]["attention"]["in_proj_bias"])), "zero at first, then trained"
 

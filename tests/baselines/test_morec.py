@@ -13,7 +13,7 @@ from allmrec_jax.baselines import morec
 from allmrec_jax.baselines.morec import Batch, Head, MoRecSettings, Sampler, batch_loss, train_morec
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.protocol import load_cf, load_export
-from allmrec_jax.models.cf.sasrec import SASRec, init_params
+from allmrec_jax.models.cf.sasrec import SASRec
 from allmrec_jax.models.text_encoder import encode_texts, tokenize_texts
 from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
 
@@ -41,7 +41,7 @@ def planted(tmp_path_factory):
 
 
 def start(encoder, settings=SETTINGS):
-    params = init_params(settings.sasrec(1), jax.random.key(0))
+    params = SASRec(settings.sasrec(1)).init_params(jax.random.key(0))
     head = Head(settings.dim).init(jax.random.key(1), jnp.zeros((1, encoder.dim)))["params"]
     sasrec = {name: leaf for name, leaf in params.items() if name != "item_embedding"}
     return {"sasrec": sasrec, "head": head, "encoder": jax.tree.map(jnp.asarray, encoder.params)}

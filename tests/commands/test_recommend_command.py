@@ -13,10 +13,11 @@ import tiny_llm
 from allmrec_jax import cli
 from allmrec_jax.data.dataset import Dataset, write_dataset
 from allmrec_jax.embedded.sbert_nano import SbertNanoSettings, new_encoder
+from allmrec_jax.models.cf.sasrec import SASRecSettings
 from allmrec_jax.pretrained.llm import save_opt
 from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
 from allmrec_jax.trained.recommend import NewItem, load_recommender
-from allmrec_jax.training.cf import SASRecSettings, train_cf
+from allmrec_jax.training.cf import train_cf
 from allmrec_jax.training.stage1 import Stage1Settings, load_stage1, train_stage1
 from allmrec_jax.training.stage2 import Stage2Settings, train_stage2
 

@@ -23,18 +23,16 @@ from allmrec_jax.evaluation.systems import (
     system_label,
 )
 from allmrec_jax.inference.decode import DecodeSettings
-from allmrec_jax.models.cf.gru4rec import GRU4RecConfig
-from allmrec_jax.models.cf.gru4rec import init_params as init_gru4rec
+from allmrec_jax.models.cf.gru4rec import GRU4Rec, GRU4RecConfig
 from allmrec_jax.models.cf.protocol import load_cf
-from allmrec_jax.models.cf.sasrec import SASRecCF, SASRecConfig
-from allmrec_jax.models.cf.sasrec import init_params as init_sasrec
+from allmrec_jax.models.cf.registry import CF_PRESETS
+from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig
 from allmrec_jax.models.llm.lora import init_adapter
 from allmrec_jax.models.projectors import init_params
 from allmrec_jax.pretrained.llm import llm_hash, save_opt
 from allmrec_jax.pretrained.peft import LoRA, save_adapter
 from allmrec_jax.runs import Run, load_run, save_arrays
 from allmrec_jax.trained.sources import EvaluationSettings, Sources
-from allmrec_jax.training.cf import PRESETS
 from allmrec_jax.training.stage2 import Stage2Settings
 
 ITEMS, USERS, USER_DIM, ITEM_DIM, HIDDEN = 44, 30, 5, 6, 16
@@ -112,12 +110,12 @@ def make_sources(dataset, project, **settings):
 @pytest.fixture(scope="module")
 def live_cf():
     config = SASRecConfig(num_items=ITEMS, dim=8, blocks=1, heads=1, max_length=5, dropout=0.0)
-    return SASRecCF(config, init_sasrec(config, jax.random.key(0)), "live")
+    return SASRecCF(config, SASRec(config).init_params(jax.random.key(0)), "live")
 
 
 def test_cf_answers_stay_with_their_users(questions, live_cf, monkeypatch):
     """Batches by history length, filled up with repeats, against one user at a time."""
-    monkeypatch.setattr("allmrec_jax.training.cf.EVALUATION_ROWS", 4)
+    monkeypatch.setattr("allmrec_jax.data.buckets.EVALUATION_ROWS", 4)
     vectors, (scores, ranks) = user_vectors(live_cf, questions), cf_scores(live_cf, questions)
     assert vectors.shape == (USERS, 8)
     for row, (user, shown) in enumerate(zip(questions.candidates.users, questions.candidates.candidates, strict=True)):
@@ -136,23 +134,23 @@ def test_arrays_answer_for_the_test_cut(dataset, project, questions):
     np.testing.assert_array_equal(user_vectors(load_cf(project["arrays"], dataset), questions), users)
 
 
-def random_cf_run(dataset, out, model, config, init, seed):
+def random_cf_run(dataset, out, model, network, seed):
     """A finished CF run with random parameters."""
-    settings = dataclasses.replace(PRESETS[model]["small"], dim=8)
+    settings = dataclasses.replace(CF_PRESETS[model]["small"], dim=8)
     run = Run.open(out, dataset.name, "cf", settings, seed, dataset.hash, {})
-    save_arrays(run.export_path("params.safetensors"), init(config, jax.random.key(seed)))
-    card = {"model": model, "config": dataclasses.asdict(config)}
+    save_arrays(run.export_path("params.safetensors"), network.init_params(jax.random.key(seed)))
+    card = {"model": model, "config": dataclasses.asdict(network.config)}
     run.export_path("cf.json").write_text(json.dumps(card))
     run.finish({})
     return run.path
 
 
 def test_each_cf_model_answers_from_its_own_run(dataset, questions, tmp_path):
-    sasrec = SASRecConfig(ITEMS, dim=8, blocks=1, max_length=5)
-    gru = GRU4RecConfig(ITEMS, dim=8, hidden=6, max_length=5)
+    sasrec = SASRec(SASRecConfig(ITEMS, dim=8, blocks=1, max_length=5))
+    gru = GRU4Rec(GRU4RecConfig(ITEMS, dim=8, hidden=6, max_length=5))
     paths = [
-        random_cf_run(dataset, tmp_path, "gru4rec", gru, init_gru4rec, 1),
-        random_cf_run(dataset, tmp_path, "sasrec", sasrec, init_sasrec, 1),
+        random_cf_run(dataset, tmp_path, "gru4rec", gru, 1),
+        random_cf_run(dataset, tmp_path, "sasrec", sasrec, 1),
     ]
     sources = Sources(dataset, paths, EvaluationSettings())
     assert choose_systems(sources) == ["Popularity", "GRU4Rec", "SASRec"]
@@ -164,16 +162,16 @@ def test_each_cf_model_answers_from_its_own_run(dataset, questions, tmp_path):
         assert system_identity(sources, SYSTEMS[name]) == load_run(path)["identity"]
     with pytest.raises(UserError, match="name one with --runs"):
         _ = sources.cf
-    again = random_cf_run(dataset, tmp_path, "sasrec", sasrec, init_sasrec, 2)
+    again = random_cf_run(dataset, tmp_path, "sasrec", sasrec, 2)
     with pytest.raises(UserError, match="both sasrec cf"):
         Sources(dataset, [*paths, again], EvaluationSettings())
 
 
 def test_a_run_built_on_one_of_several_cf_runs_finds_it(dataset, tmp_path):
-    gru = GRU4RecConfig(ITEMS, dim=8, hidden=6, max_length=5)
-    sasrec = SASRecConfig(ITEMS, dim=8, blocks=1, max_length=5)
-    mine = random_cf_run(dataset, tmp_path, "gru4rec", gru, init_gru4rec, 1)
-    other = random_cf_run(dataset, tmp_path / "elsewhere", "sasrec", sasrec, init_sasrec, 1)
+    gru = GRU4Rec(GRU4RecConfig(ITEMS, dim=8, hidden=6, max_length=5))
+    sasrec = SASRec(SASRecConfig(ITEMS, dim=8, blocks=1, max_length=5))
+    mine = random_cf_run(dataset, tmp_path, "gru4rec", gru, 1)
+    other = random_cf_run(dataset, tmp_path / "elsewhere", "sasrec", sasrec, 1)
     stage1 = Run.open(tmp_path, dataset.name, "stage1", SETTINGS, 0, dataset.hash, {"cf": load_run(mine)["identity"]})
     stage1.finish({})
     for given in ([stage1.path], [stage1.path, other], [other, mine, stage1.path]):

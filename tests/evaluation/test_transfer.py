@@ -8,9 +8,8 @@ import pytest
 
 from allmrec_jax.evaluation.transfer import stage1_over, untrained_items
 from allmrec_jax.models.alignment import Alignment
-from allmrec_jax.models.cf.ncf import NCF, NCFConfig
-from allmrec_jax.models.cf.ncf import init_params as init_ncf
-from allmrec_jax.models.cf.sasrec import SASRecCF, SASRecConfig, init_params
+from allmrec_jax.models.cf.ncf import NCF, NCFConfig, NeuMF
+from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig
 from allmrec_jax.report import paper
 from allmrec_jax.training.stage1 import Stage1Export, Stage1Settings
 
@@ -21,8 +20,8 @@ def models():
     sasrec = SASRecConfig(5, 4, 1, 1, 3, 0.0)
     ncf = NCFConfig(2, 5, 4, 8, 0.0)
     return [
-        SASRecCF(sasrec, init_params(sasrec, jax.random.key(0)), "ab" * 32),
-        NCF(ncf, init_ncf(ncf, jax.random.key(0)), "cd" * 32),
+        SASRecCF(sasrec, SASRec(sasrec).init_params(jax.random.key(0)), "ab" * 32),
+        NCF(ncf, NeuMF(ncf).init_params(jax.random.key(0)), "cd" * 32),
     ]
 
 

@@ -11,7 +11,7 @@ from allmrec_jax.data.dataset import CUTS, write_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import save_arrays
 from allmrec_jax.models.cf.protocol import ArrayCF, load_cf
-from allmrec_jax.models.cf.sasrec import SASRecCF, SASRecConfig, init_params
+from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig
 from allmrec_jax.runs import Run
 
 USERS, ITEMS, DIM = 4, 6, 3
@@ -48,7 +48,7 @@ def arrays(tmp_path):
 def make_run(tmp_path, dataset):
     """A finished run with random SASRec parameters."""
     config = SASRecConfig(ITEMS, dim=4, blocks=1, max_length=5)
-    params = init_params(config, jax.random.key(0))
+    params = SASRec(config).init_params(jax.random.key(0))
     run = Run.open(tmp_path / "checkpoints", dataset.name, "cf", config, 0, dataset.hash, {})
     save_arrays(run.export_path("params.safetensors"), params)
     card = {"model": "sasrec", "config": {"num_items": ITEMS, "dim": 4, "blocks": 1, "max_length": 5}}

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.cf import gru4rec, nextitnet
 from allmrec_jax.models.cf.gru4rec import GRU4Rec, GRU4RecCF, GRU4RecConfig
 from allmrec_jax.models.cf.nextitnet import NextItNet, NextItNetCF, NextItNetConfig
 from allmrec_jax.models.cf.sequential import logits
@@ -157,26 +156,26 @@ def test_no_position_sees_a_later_one(case):
 
 
 def test_parameter_counts():
-    gru = gru4rec.init_params(GRU4RecConfig(1000), jax.random.key(0))
+    gru = GRU4Rec(GRU4RecConfig(1000)).init_params(jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(gru)) == 1001 * 50 + 50 * 384 + 128 * 384 + 128 * 50 + 50
-    net = nextitnet.init_params(NextItNetConfig(1000), jax.random.key(0))
+    net = NextItNet(NextItNetConfig(1000)).init_params(jax.random.key(0))
     conv, norm = 3 * 50 * 50 + 50, 2 * 50
     assert sum(leaf.size for leaf in jax.tree.leaves(net)) == 1001 * 50 + 20 * (conv + norm) + 50 * 50 + 50
 
 
 def test_initial_statistics():
-    gru = gru4rec.init_params(GRU4RecConfig(1000), jax.random.key(0))
+    gru = GRU4Rec(GRU4RecConfig(1000)).init_params(jax.random.key(0))
     assert np.abs(gru["gru_0"]["hidden_kernel"]).max() == pytest.approx(np.sqrt(6 / (128 + 384)), rel=0.01)
     assert np.abs(gru["dense"]["bias"]).max() == pytest.approx(1 / np.sqrt(128), rel=0.1)
     assert np.std(gru["item_embedding"]) == pytest.approx(np.sqrt(2 / 1051), rel=0.02)
-    net = nextitnet.init_params(NextItNetConfig(1000), jax.random.key(0))
+    net = NextItNet(NextItNetConfig(1000)).init_params(jax.random.key(0))
     assert np.abs(net["item_embedding"]).max() == pytest.approx(1 / np.sqrt(1001), rel=0.01)
     assert np.abs(net["blocks"]["conv_1_0"]["kernel"]).max() == pytest.approx(1 / np.sqrt(150), rel=0.01)
     assert np.all(net["dense"]["bias"] == np.float32(0.1))
 
 
 def test_protocol():
-    cf = GRU4RecCF(GRU, gru4rec.init_params(GRU, jax.random.key(0)))
+    cf = GRU4RecCF(GRU, GRU4Rec(GRU).init_params(jax.random.key(0)))
     items = history(LENGTH + 3)
     np.testing.assert_array_equal(cf.user_vectors(None, items), cf.user_vectors(None, items[:, 3:]))
     one, two = (cf.user_vectors(None, items, key=jax.random.key(seed)) for seed in (1, 2))
@@ -185,7 +184,7 @@ def test_protocol():
     candidates = np.array([[3, 1, 7]])
     # The same dot products in another program.
     np.testing.assert_allclose(cf.score(None, items, candidates), everything[:, candidates[0]], atol=1e-5)
-    assert NextItNetCF(NEXT, nextitnet.init_params(NEXT, jax.random.key(0))).dim == DIM
+    assert NextItNetCF(NEXT, NextItNet(NEXT).init_params(jax.random.key(0))).dim == DIM
 
 
 @pytest.mark.parametrize("wrong", [{"dilations": "1,x"}, {"dilations": ""}, {"dilations": "0"}, {"repeats": 0}])

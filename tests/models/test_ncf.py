@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.cf import ncf
 from allmrec_jax.models.cf.ncf import NCF, NCFConfig, NeuMF
 
 CONFIG = NCFConfig(num_users=7, num_items=11, dim=4, hidden=6, dropout=0.5)
@@ -16,7 +15,7 @@ CONFIG = NCFConfig(num_users=7, num_items=11, dim=4, hidden=6, dropout=0.5)
 def params():
     """Every parameter of order 1, biases too."""
     rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: ncf.init_params(CONFIG, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: NeuMF(CONFIG).init_params(jax.random.key(0)))
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
 
 
@@ -59,19 +58,19 @@ def test_training_scores_are_those_of_the_protocol(params):
     cf, model = NCF(CONFIG, params), NeuMF(CONFIG)
     users, items = jnp.array([2, 6]), jnp.array([[1, 11, 5], [3, 3, 9]])
     live = jax.tree.map(jnp.asarray, params)
-    vectors = ncf.states(model, live, users, items, None)
-    found = ncf.scores(model, live, vectors, items, None)
+    vectors = model.states(live, users, items, None)
+    found = model.scores(live, vectors, items, None)
     np.testing.assert_allclose(found, cf.score(np.asarray(users), items, items), rtol=1e-5)
-    everything = ncf.scores(model, live, vectors, None, None)
+    everything = model.scores(live, vectors, None, None)
     assert everything.shape == (2, 1, 11)
     np.testing.assert_allclose(everything[:, 0], cf.score_catalogue(np.asarray(users), items)[:, 1:], rtol=1e-5)
-    one, two = (ncf.scores(model, live, vectors, items, jax.random.key(seed)) for seed in (1, 2))
+    one, two = (model.scores(live, vectors, items, jax.random.key(seed)) for seed in (1, 2))
     assert not np.array_equal(one, two), "dropout is live with a key"
 
 
 def test_initial_statistics_and_count():
     config = NCFConfig(400, 300)
-    params = ncf.init_params(config, jax.random.key(0))
+    params = NeuMF(config).init_params(jax.random.key(0))
     tower = (100 * 128 + 128) + (128 * 64 + 64) + (50 + 64 + 1)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == (400 + 301) * 100 + tower
     for name in ("user_embedding", "item_embedding"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig, init_params
+from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig
 from allmrec_jax.models.cf.sequential import logits
 
 ITEMS, DIM, LENGTH = 40, 12, 10
@@ -142,7 +142,7 @@ def test_layer_norm_epsilon_matches_torch():
 
 
 def test_initial_statistics():
-    params = init_params(SASRecConfig(2000), jax.random.key(0))
+    params = SASRec(SASRecConfig(2000)).init_params(jax.random.key(0))
     block = params["blocks"]
 
     def close(array, std):
@@ -166,7 +166,7 @@ def test_initial_statistics():
 
 
 def test_parameter_count():
-    params = init_params(SASRecConfig(1000), jax.random.key(0))
+    params = SASRec(SASRecConfig(1000)).init_params(jax.random.key(0))
     norm, attention, feed_forward = 2 * 50, (50 * 150 + 150) + (50 * 50 + 50), 2 * (50 * 50 + 50)
     expected = 1001 * 50 + 50 * 50 + 2 * (2 * norm + attention + feed_forward) + norm
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected

@@ -9,8 +9,9 @@ import pytest
 
 from allmrec_jax.data.dataset import Dataset, write_dataset
 from allmrec_jax.fileio import load_arrays
+from allmrec_jax.models.cf.sasrec import SASRecSettings
 from allmrec_jax.sharding import use_mesh
-from allmrec_jax.training.cf import SASRecSettings, train_cf
+from allmrec_jax.training.cf import train_cf
 from allmrec_jax.training.stage1 import Stage1Settings, train_stage1
 
 CF = SASRecSettings(

@@ -13,8 +13,7 @@ from allmrec_jax import sharding
 from allmrec_jax.baselines import ctrl, morec, recformer
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.models.cf.ctrl import Aligner
-from allmrec_jax.models.cf.ctrl import init_params as init_ctrl
-from allmrec_jax.models.cf.sasrec import init_params as init_sasrec
+from allmrec_jax.models.cf.sasrec import SASRec
 from allmrec_jax.models.longformer import LongformerConfig
 from allmrec_jax.models.recformer import RecformerConfig, item_table, tokenize_items
 from allmrec_jax.models.text_encoder import SentenceEncoder, tokenize_texts
@@ -65,7 +64,9 @@ def assert_same_step(step: Any, state: Any, batch_at: Any) -> None:
 
 def test_morec(planted: Dataset, encoder: SentenceEncoder) -> None:
     settings = morec.MoRecSettings(dim=8, blocks=1, max_length=6, dropout=0.2, batch_size=13, loss="in-batch")
-    sasrec = {k: v for k, v in init_sasrec(settings.sasrec(1), jax.random.key(0)).items() if k != "item_embedding"}
+    sasrec = {
+        k: v for k, v in SASRec(settings.sasrec(1)).init_params(jax.random.key(0)).items() if k != "item_embedding"
+    }
     head = morec.Head(settings.dim).init(jax.random.key(1), jnp.zeros((1, encoder.dim)))["params"]
     params = {"sasrec": sasrec, "head": head, "encoder": encoder.params}
     state = morec.MoRecState(params, morec.make_optimizer(settings).init(params), jnp.zeros((), jnp.int32))
@@ -80,7 +81,7 @@ def test_ctrl(planted: Dataset, encoder: SentenceEncoder) -> None:
     model = ctrl.CTRLSettings(dim=8, blocks=1, max_length=6, dropout=0.2).module(planted.num_users, planted.num_items)
     shapes = (jnp.zeros((1, settings.dim)), jnp.zeros((1, encoder.dim)))
     aligner = Aligner(settings.dim, settings.subspaces).init(jax.random.key(1), *shapes)["params"]
-    params = {"cf": init_ctrl(model.config, jax.random.key(0)), "aligner": aligner, "encoder": encoder.params}
+    params = {"cf": model.init_params(jax.random.key(0)), "aligner": aligner, "encoder": encoder.params}
     optimizer, _ = ctrl.make_step(encoder, model, settings, 0)
     state = ctrl.ContrastState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
     assert_same_step(

@@ -1,7 +1,6 @@
 """CF training: what is sampled, what is learnt, and that an interruption changes nothing."""
 
 import dataclasses
-import itertools
 import json
 
 import jax
@@ -13,9 +12,11 @@ import torch
 from allmrec_jax.data.dataset import write_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.protocol import ArrayCF, load_cf
-from allmrec_jax.models.cf.sasrec import SASRec, SASRecConfig, init_params
+from allmrec_jax.models.cf.registry import CF_PRESETS
+from allmrec_jax.models.cf.sasrec import SASRec, SASRecConfig, SASRecSettings
 from allmrec_jax.training import cf
-from allmrec_jax.training.cf import CFState, SASRecSettings
+from allmrec_jax.training.cf import CFState
+from allmrec_jax.training.cf_validation import make_validation
 
 SETTINGS = SASRecSettings(
     dim=16, blocks=1, max_length=12, dropout=0.1, learning_rate=1e-2, batch_size=32, epochs=12, buckets=2,
@@ -58,35 +59,6 @@ def run(dataset, tmp_path_factory):
     return cf.train_cf(dataset, SETTINGS, 0, tmp_path_factory.mktemp("checkpoints"), quiet=True)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_widths_waste_the_least(count):
-    lengths = np.random.default_rng(count).integers(1, 12, 50)
-
-    def cells(widths):
-        return sum(min(width for width in widths if width >= length) for length in lengths)
-
-    top = int(lengths.max())
-    choices = [(*lower, top) for n in range(count) for lower in itertools.combinations(range(1, top), n)]
-    widths = cf.choose_widths(lengths, count, 20)
-    assert len(widths) <= count and widths[-1] == top
-    assert cells(widths) == min(map(cells, choices))
-    assert cf.choose_widths(lengths, 1, 20) == [20]
-
-
-@pytest.mark.parametrize(("users", "most"), [(7, 1), (cf.EVALUATION_ROWS, 1), (cf.EVALUATION_ROWS + 1, 3), (1500, 3)])
-def test_batches_hold_each_user_once_in_few_shapes(users, most):
-    rng = np.random.default_rng(0)
-    histories = rng.integers(1, 99, (users, 20)) * (np.arange(20) >= rng.integers(0, 21, users)[:, None])
-    met, shapes = [], set()
-    for rows, part in cf.bucketed(histories):
-        shapes.add(part.shape)
-        met += rows.tolist()
-        width = part.shape[1]
-        np.testing.assert_array_equal(part[: len(rows)], histories[rows, 20 - width :])
-        assert not histories[rows, : 20 - width].any()
-    assert sorted(met) == list(range(users)) and len(shapes) <= most
-
-
 def test_training_data_holds_training_items_only(dataset):
     data = cf.load_train_data(dataset, SETTINGS)
     assert len(data.buckets) == 2
@@ -118,7 +90,7 @@ def test_an_epoch_meets_each_user_once(dataset):
 
 
 def test_official_draws_with_replacement(dataset):
-    official = cf.PRESETS["sasrec"]["official"]
+    official = CF_PRESETS["sasrec"]["official"]
     data = cf.load_train_data(dataset, official)
     assert [bucket.tokens.shape for bucket in data.buckets] == [(301, 51)]
     assert cf.steps_per_epoch(data, official, dataset.num_users) == 302 // 128
@@ -130,7 +102,7 @@ def test_official_draws_with_replacement(dataset):
 @pytest.mark.parametrize(("loss", "width"), [("bce", 4), ("bce", 7), ("softmax", 4)])
 def test_loss_matches_torch_at_every_width(loss, width):
     config = SASRecConfig(9, 8, 1, 1, 7, dropout=0.0)
-    params = init_params(config, jax.random.key(0))
+    params = SASRec(config).init_params(jax.random.key(0))
     model = SASRec(config)
     # A user who has all items but the sixth, so that every negative is the sixth.
     items = np.array([1, 2, 3, 4, 5, 7, 8, 9])
@@ -159,7 +131,7 @@ def test_loss_matches_torch_at_every_width(loss, width):
 
 def test_epoch_donates_its_state_and_nothing_else(dataset):
     config = SASRecConfig(60, 16, 1, 1, 12, 0.1)
-    params = init_params(config, jax.random.key(0))
+    params = SASRec(config).init_params(jax.random.key(0))
     state = CFState(params, cf.make_optimizer(SETTINGS).init(params))
     data = cf.load_train_data(dataset, SETTINGS)
     cf.train_epoch(SASRec(config), SETTINGS, 10, state, data, jax.random.key(0))
@@ -203,8 +175,8 @@ def test_export_is_the_chosen_epoch_at_every_cut(dataset, run):
         np.testing.assert_allclose(
             arrays.at(cut).user_vectors(users, histories), model.user_vectors(users, histories), atol=1e-5
         )
-    evaluate = cf.make_validation(SASRec(model.config), dataset, SETTINGS.validation, 0)
-    found = evaluate(CFState(model.params, None))
+    evaluate = make_validation(SASRec(model.config), dataset, SETTINGS.validation, 0)
+    found = evaluate(model.params)
     assert found == pytest.approx(best["metrics"], abs=1e-6)
 
 

@@ -10,9 +10,13 @@ import pytest
 from allmrec_jax import settings as settings_module
 from allmrec_jax.data.dataset import write_dataset
 from allmrec_jax.errors import UserError
+from allmrec_jax.models.cf.gru4rec import GRU4RecSettings
+from allmrec_jax.models.cf.ncf import NCFSettings
+from allmrec_jax.models.cf.nextitnet import NextItNetSettings
 from allmrec_jax.models.cf.protocol import load_cf
+from allmrec_jax.models.cf.registry import CF_PRESETS
+from allmrec_jax.models.cf.sasrec import SASRecSettings
 from allmrec_jax.training import cf
-from allmrec_jax.training.cf import GRU4RecSettings, NCFSettings, NextItNetSettings, SASRecSettings
 
 COMMON: dict[str, Any] = dict(
     dim=16, max_length=6, learning_rate=1e-2, batch_size=64, epochs=12, buckets=1, evaluate_every=4, patience=0,
@@ -126,19 +130,19 @@ def test_identities_of_sasrec_runs_are_what_they_were():
     """Runs of format version 2 are found again: no setting of theirs was renamed, added or dropped."""
     identity = {
         name: settings_module.identity("cf", preset, 0, "data", {})[:12]
-        for name, preset in cf.PRESETS["sasrec"].items()
+        for name, preset in CF_PRESETS["sasrec"].items()
     }
     assert identity == {"paper": "371ef2a188ae", "official": "99e9e06b79d5", "small": "e125dda89d60"}
 
 
-@pytest.mark.parametrize("name", list(cf.PRESETS))
+@pytest.mark.parametrize("name", list(CF_PRESETS))
 def test_presets_have_what_the_paper_says(name):
-    paper = cf.PRESETS[name]["paper"]
+    paper = CF_PRESETS[name]["paper"]
     assert (paper.model, paper.dim, paper.batch_size, paper.loss) == (name, 50, 128, "bce")
 
 
 def test_a_setting_of_another_model_is_refused():
     with pytest.raises(UserError, match=r"unknown setting 'heads'.*hidden"):
-        settings_module.resolve(cf.PRESETS["gru4rec"], "paper", {"heads": 2})
+        settings_module.resolve(CF_PRESETS["gru4rec"], "paper", {"heads": 2})
     with pytest.raises(UserError, match="unknown preset 'official'; known: paper, small"):
-        settings_module.resolve(cf.PRESETS["ncf"], "official")
+        settings_module.resolve(CF_PRESETS["ncf"], "official")

@@ -11,8 +11,10 @@ from allmrec_jax.data.candidates import make_candidates
 from allmrec_jax.data.dataset import write_dataset
 from allmrec_jax.evaluation.questions import Questions
 from allmrec_jax.evaluation.systems import SYSTEMS
+from allmrec_jax.models.cf.gru4rec import GRU4RecSettings
+from allmrec_jax.models.cf.sasrec import SASRecSettings
 from allmrec_jax.trained.sources import EvaluationSettings, Sources
-from allmrec_jax.training.cf import GRU4RecSettings, SASRecSettings, train_cf
+from allmrec_jax.training.cf import train_cf
 from allmrec_jax.training.stage1 import Stage1Settings, train_stage1
 from allmrec_jax.training.stage2 import Stage2Settings, train_stage2
 

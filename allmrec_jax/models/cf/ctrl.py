@@ -7,20 +7,19 @@ Shapes: B pairs, T time, D model, S sub-spaces, W text width.
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from allmrec_jax.models.cf import sequential
 from allmrec_jax.models.cf.sasrec import SASRec, SASRecConfig
 from allmrec_jax.models.cf.sequential import SequentialCF, torch_uniform
 
 
 class CTRL(SASRec):
-    """SASRec with a dense layer D → D behind its hidden states."""
+    """SASRec with a dense layer D → D, which begins as torch has it, behind its hidden states."""
 
     @nn.compact
     def __call__(
@@ -31,11 +30,6 @@ class CTRL(SASRec):
         uniform = torch_uniform(self.config.dim)
         out = nn.Dense(self.config.dim, kernel_init=uniform, bias_init=uniform, name="final")(hidden)
         return out if final else hidden
-
-
-def init_params(config: SASRecConfig, key: jax.Array) -> dict[str, Any]:
-    """SASRec's initial parameters, and torch's default for the dense layer."""
-    return sequential.init_params(CTRL(config), key)
 
 
 class CTRLCF(SequentialCF):

@@ -7,7 +7,7 @@ Shapes: B batch, T time, D model, H hidden, N items.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.cf import sequential
-from allmrec_jax.models.cf.sequential import Dropout, SequentialCF, torch_uniform, xavier_normal
+from allmrec_jax.models.cf.architecture import SMALL, CFArchitecture, CFSettings
+from allmrec_jax.models.cf.sequential import Dropout, SequenceModel, SequentialCF, torch_uniform, xavier_normal
+from allmrec_jax.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +103,11 @@ class GRU(nn.Module):
         return jnp.swapaxes(recur(jnp.swapaxes(x, 0, 1) @ kernel, mask.T, recurrent), 0, 1)
 
 
-class GRU4Rec(nn.Module):
-    """The sequence model: a hidden state at each position, to be dotted with item vectors."""
+class GRU4Rec(SequenceModel):
+    """The sequence model: a hidden state at each position, to be dotted with item vectors.
+
+    It begins as in RecBole: Xavier-normal embeddings, Xavier-uniform GRU, torch's dense layer.
+    """
 
     config: GRU4RecConfig
 
@@ -124,13 +128,33 @@ class GRU4Rec(nn.Module):
         return nn.Dense(cfg.dim, kernel_init=uniform, bias_init=uniform, name="dense")(x)
 
 
-def init_params(config: GRU4RecConfig, key: jax.Array) -> dict[str, Any]:
-    """Initial parameters, as RecBole draws them: Xavier-normal embeddings, Xavier-uniform GRU, torch's dense layer."""
-    return sequential.init_params(GRU4Rec(config), key)
-
-
 class GRU4RecCF(SequentialCF):
     """A trained GRU4Rec behind the CF protocol."""
 
     module = GRU4Rec
     config_class = GRU4RecConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class GRU4RecSettings(CFSettings):
+    """GRU4Rec's: d, batch and optimizer as the paper has them, the rest RecBole 1.2.1's defaults but for the loss."""
+
+    model: Literal["gru4rec"] = setting("gru4rec", "which CF model")
+    beta2: float = setting(0.999, "Adam's second moment decay")
+    hidden: int = setting(128, "GRU4Rec: width of the GRU's state. NCF: of the MLP's first layer, twice the second's")
+    layers: int = setting(1, "GRU layers")
+    dropout: float = setting(0.3, "dropout rate")
+
+    def module(self, num_users: int, num_items: int) -> GRU4Rec:
+        """The network."""
+        config = GRU4RecConfig(num_items, self.dim, self.hidden, self.layers, self.max_length, self.dropout)
+        return GRU4Rec(config)
+
+
+MODEL = CFArchitecture(
+    "gru4rec",
+    "GRU4Rec",
+    "A recurrent network over the items of a history (Hidasi et al. 2016)",
+    {"paper": GRU4RecSettings(), "small": GRU4RecSettings(max_length=24, **SMALL)},
+    GRU4RecCF,
+)

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -22,7 +22,9 @@ from jaxtyping import Array, Float, Int
 
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import load_arrays
+from allmrec_jax.models.cf.architecture import SMALL, CFArchitecture, CFSettings
 from allmrec_jax.models.cf.sequential import Dropout, torch_uniform
+from allmrec_jax.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,7 @@ class NeuMF(nn.Module):
     """The score of a user's and an item's vector; the tables of vectors lie beside its parameters."""
 
     config: NCFConfig
+    reads_history: ClassVar[bool] = False
 
     @nn.compact
     def __call__(
@@ -68,38 +71,41 @@ class NeuMF(nn.Module):
         uniform = torch_uniform(joined.shape[-1])
         return nn.Dense(1, kernel_init=uniform, bias_init=uniform, name="score")(joined)[..., 0]
 
+    @nn.nowrap
+    def init_params(self, key: jax.Array) -> dict[str, Any]:
+        """Initial parameters, as RecBole draws them: N(0, 0.01) embeddings, torch's dense layers."""
+        user_key, item_key, tower_key = jax.random.split(key, 3)
+        width = 2 * self.config.dim
+        nothing = jnp.zeros((1, width))
+        return {
+            "user_embedding": 0.01 * jax.random.normal(user_key, (self.config.num_users, width)),
+            "item_embedding": 0.01 * jax.random.normal(item_key, (self.config.num_items + 1, width)),
+            "tower": jax.jit(self.init)(tower_key, nothing, nothing)["params"],
+        }
 
-def init_params(config: NCFConfig, key: jax.Array) -> dict[str, Any]:
-    """Initial parameters, as RecBole draws them: N(0, 0.01) embeddings, torch's dense layers."""
-    user_key, item_key, tower_key = jax.random.split(key, 3)
-    width = 2 * config.dim
-    nothing = jnp.zeros((1, width))
-    return {
-        "user_embedding": 0.01 * jax.random.normal(user_key, (config.num_users, width)),
-        "item_embedding": 0.01 * jax.random.normal(item_key, (config.num_items + 1, width)),
-        "tower": jax.jit(NeuMF(config).init)(tower_key, nothing, nothing)["params"],
-    }
+    @nn.nowrap
+    def states(self, params: Any, users: Int[Array, "B"], items: Any, key: Any) -> Float[Array, "B 1 D"]:
+        """The users' vectors; ``items`` and ``key`` are not used."""
+        return params["user_embedding"][users][:, None]
 
+    @nn.nowrap
+    def scores(
+        self, params: Any, states: Float[Array, "B 1 D"], items: Int[Array, "B T"] | None, key: jax.Array | None
+    ) -> Float[Array, "B T"]:
+        """Scores of ``items`` for the users of :meth:`states`; for ``None`` those of all items [B, 1, N].
 
-def states(model: NeuMF, params: Any, users: Int[Array, "B"], items: Any, key: Any) -> Float[Array, "B 1 D"]:
-    """The users' vectors; ``items`` and ``key`` are not used."""
-    return params["user_embedding"][users][:, None]
-
-
-def scores(
-    model: NeuMF, params: Any, users: Float[Array, "B 1 D"], items: Int[Array, "B T"] | None, key: jax.Array | None
-) -> Float[Array, "B T"]:
-    """Scores of ``items`` for the users of :func:`states`; for ``None`` those of all items [B, 1, N].
-
-    Args:
-        key: for dropout; ``None`` for none.
-    """
-    vectors = params["item_embedding"][1:][None] if items is None else params["item_embedding"][items]
-    shape = (len(users), *vectors.shape[1:])
-    rngs = None if key is None else {"dropout": key}
-    pair = jnp.broadcast_to(users, shape), jnp.broadcast_to(vectors, shape)
-    found = jnp.asarray(model.apply({"params": params["tower"]}, *pair, deterministic=key is None, rngs=rngs))
-    return found[:, None] if items is None else found
+        Args:
+            params: tables and tower.
+            states: the users' vectors.
+            items: a row for each user.
+            key: for dropout; ``None`` for none.
+        """
+        vectors = params["item_embedding"][1:][None] if items is None else params["item_embedding"][items]
+        shape = (len(states), *vectors.shape[1:])
+        rngs = None if key is None else {"dropout": key}
+        pair = jnp.broadcast_to(states, shape), jnp.broadcast_to(vectors, shape)
+        found = jnp.asarray(self.apply({"params": params["tower"]}, *pair, deterministic=key is None, rngs=rngs))
+        return found[:, None] if items is None else found
 
 
 @jax.jit
@@ -112,14 +118,14 @@ def _mean_of_items(table: Float[Array, "N+1 D"], items: Int[Array, "B T"]) -> Fl
 def _scores(
     model: NeuMF, params: Any, users: Float[Array, "B D"], candidates: Int[Array, "B K"]
 ) -> Float[Array, "B K"]:
-    return scores(model, params, users[:, None], candidates, None)
+    return model.scores(params, users[:, None], candidates, None)
 
 
 @partial(jax.jit, static_argnums=0)
 def _catalogue(model: NeuMF, params: Any, users: Float[Array, "B D"]) -> Float[Array, "B N+1"]:
     """User by user: all pairs at once would need B·N rows of the MLP."""
     everything = jnp.arange(model.config.num_items + 1)[None]
-    return jax.lax.map(lambda user: scores(model, params, user[None, None], everything, None)[0], users)
+    return jax.lax.map(lambda user: model.scores(params, user[None, None], everything, None)[0], users)
 
 
 class NCF:
@@ -146,7 +152,7 @@ class NCF:
             UserError: the file is missing or damaged, or a parameter is missing, unexpected or of another shape.
         """
         settled = NCFConfig(**config)
-        like = jax.eval_shape(partial(init_params, settled), jax.random.key(0))
+        like = jax.eval_shape(NeuMF(settled).init_params, jax.random.key(0))
         return cls(settled, load_arrays(directory / "params.safetensors", like), identity)
 
     @property
@@ -193,3 +199,28 @@ class NCF:
     ) -> Float[Array, "B N+1"]:
         """NeuMF's logit of every item; column 0, padding's, means nothing."""
         return _catalogue(self.model, self.params, self.user_vectors(users, items))
+
+
+@dataclasses.dataclass(frozen=True)
+class NCFSettings(CFSettings):
+    """NCF's (NeuMF), from the same sources as GRU4Rec's. It has no use for order, so it may see longer histories."""
+
+    model: Literal["ncf"] = setting("ncf", "which CF model")
+    max_length: int = setting(200, "items of history at most, the latest")
+    beta2: float = setting(0.999, "Adam's second moment decay")
+    hidden: int = setting(128, "GRU4Rec: width of the GRU's state. NCF: of the MLP's first layer, twice the second's")
+    dropout: float = setting(0.1, "dropout rate")
+
+    def module(self, num_users: int, num_items: int) -> NeuMF:
+        """The network."""
+        config = NCFConfig(num_users, num_items, self.dim, self.hidden, self.dropout)
+        return NeuMF(config)
+
+
+MODEL = CFArchitecture(
+    "ncf",
+    "NCF",
+    "A product and an MLP of user and item embeddings, in its form NeuMF (He et al. 2017)",
+    {"paper": NCFSettings(), "small": NCFSettings(max_length=100, **SMALL | {"loss": "bce", "epochs": 40})},
+    NCF,
+)

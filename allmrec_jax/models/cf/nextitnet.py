@@ -8,7 +8,7 @@ Shapes: B batch, T time, D model, N items.
 """
 
 import dataclasses
-from typing import Any
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.cf import sequential
-from allmrec_jax.models.cf.sequential import SequentialCF, torch_uniform, xavier_normal
+from allmrec_jax.models.cf.architecture import SMALL, CFArchitecture, CFSettings
+from allmrec_jax.models.cf.sequential import SequenceModel, SequentialCF, torch_uniform, xavier_normal
+from allmrec_jax.settings import setting
 
 LAYER_NORM_EPSILON = 1e-8
 
@@ -84,10 +85,11 @@ class Blocks(nn.Module):
         return x, None
 
 
-class NextItNet(nn.Module):
+class NextItNet(SequenceModel):
     """The sequence model: a hidden state at each position, to be dotted with item vectors.
 
-    The blocks' parameters are stacked on axis 0 and the repetitions run under a scan, which compiles them once.
+    The blocks' parameters are stacked on axis 0 and the repetitions run under a scan, which compiles them once. They
+    begin as in RecBole: U(±√(1/N)) embeddings, torch's convolutions, a Xavier-normal dense layer.
     """
 
     config: NextItNetConfig
@@ -121,13 +123,33 @@ def _uniform(bound: float) -> nn.initializers.Initializer:
     return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
-def init_params(config: NextItNetConfig, key: jax.Array) -> dict[str, Any]:
-    """Initial parameters, as RecBole draws them: U(±√(1/N)) embeddings, torch's convolutions, Xavier-normal dense."""
-    return sequential.init_params(NextItNet(config), key)
-
-
 class NextItNetCF(SequentialCF):
     """A trained NextItNet behind the CF protocol."""
 
     module = NextItNet
     config_class = NextItNetConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class NextItNetSettings(CFSettings):
+    """NextItNet's, from the same sources as GRU4Rec's."""
+
+    model: Literal["nextitnet"] = setting("nextitnet", "which CF model")
+    beta2: float = setting(0.999, "Adam's second moment decay")
+    kernel: int = setting(3, "taps of a convolution")
+    dilations: str = setting("1,4", "of successive residual blocks; microsoft/recommenders: 1,2,4,1,2,4")
+    repeats: int = setting(5, "how often these blocks follow each other; microsoft/recommenders: 1")
+
+    def module(self, num_users: int, num_items: int) -> NextItNet:
+        """The network."""
+        config = NextItNetConfig(num_items, self.dim, self.kernel, self.dilations, self.repeats, self.max_length)
+        return NextItNet(config)
+
+
+MODEL = CFArchitecture(
+    "nextitnet",
+    "NextItNet",
+    "Dilated causal convolutions over the items of a history (Yuan et al. 2019)",
+    {"paper": NextItNetSettings(), "small": NextItNetSettings(max_length=24, repeats=1, **SMALL)},
+    NextItNetCF,
+)

@@ -1,13 +1,12 @@
 """What the later stages ask of a collaborative-filtering model, and how to load one.
 
-A-LLMRec needs an embedding per item and a representation of a user given a history, nothing else. To add a model,
-write a class with the members of :class:`CFModel` and a loader in :data:`LOADERS`; callers stay as they are.
+A-LLMRec needs an embedding per item and a representation of a user given a history, nothing else. A model to be trained
+here is added to :mod:`allmrec_jax.models.cf.registry`; of one trained elsewhere :class:`ArrayCF` takes the vectors.
 
 Shapes: B batch, T time, D model, K candidates, N items, U users.
 """
 
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,18 +19,8 @@ from jaxtyping import Array, Float, Int
 
 from allmrec_jax.data.dataset import CUTS, Cut, Dataset
 from allmrec_jax.errors import UserError
+from allmrec_jax.models.cf.registry import cf_class, known_cf_models
 from allmrec_jax.runs import find_upstream
-
-LOADERS = {
-    "sasrec": "allmrec_jax.models.cf.sasrec:SASRecCF",
-    "gru4rec": "allmrec_jax.models.cf.gru4rec:GRU4RecCF",
-    "nextitnet": "allmrec_jax.models.cf.nextitnet:NextItNetCF",
-    "ncf": "allmrec_jax.models.cf.ncf:NCF",
-    "ctrl": "allmrec_jax.models.cf.ctrl:CTRLCF",
-    "recformer": "allmrec_jax.models.recformer:RecformerCF",
-}
-"""Model name to ``module:class``, imported when it is needed. ``from_export(directory, config, identity)`` of the class
-gives the :class:`CFModel`."""
 
 
 class CFModel(Protocol):
@@ -194,8 +183,7 @@ def load_export(directory: Path, identity: str) -> CFModel:
         UserError: a file is missing or damaged.
     """
     model, config = read_card(directory / "cf.json")
-    module, name = LOADERS[model].split(":")
-    return getattr(importlib.import_module(module), name).from_export(directory, config, identity)
+    return cf_class(model).from_export(directory, config, identity)
 
 
 def read_card(path: Path) -> tuple[str, dict]:
@@ -205,8 +193,8 @@ def read_card(path: Path) -> tuple[str, dict]:
         model, config = card["model"], dict(card["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); train the CF model again") from error
-    if model not in LOADERS:
-        raise UserError(f"{path}: unknown CF model {model!r}; known: {', '.join(LOADERS)}")
+    if model not in known_cf_models():
+        raise UserError(f"{path}: unknown CF model {model!r}; known: {', '.join(known_cf_models())}")
     return model, config
 
 

@@ -1,8 +1,5 @@
 """What sequence models share: a hidden state after each item of a history, dotted with item embeddings.
 
-SASRec, NextItNet and GRU4Rec are modules of this form: ``module(config).apply({"params": params}, items)`` gives the
-hidden states, ``params["item_embedding"]`` is the table, and left padding changes no number at an item.
-
 Shapes: B batch, T time, D model, K candidates, N items.
 """
 
@@ -49,26 +46,46 @@ def logits(params: Any, hidden: Float[Array, "*S D"], items: Int[Array, "*S"]) -
     return jnp.sum(hidden * params["item_embedding"][items], axis=-1)
 
 
-def states(
-    model: nn.Module, params: Any, users: Any, items: Int[Array, "B T"], key: jax.Array | None
-) -> Float[Array, "B T D"]:
-    """Hidden states of left-padded histories; ``users`` is not read, ``key`` is for dropout (``None`` for none)."""
-    rngs = None if key is None else {"dropout": key}
-    return jnp.asarray(model.apply({"params": params}, items, deterministic=key is None, rngs=rngs))
+class SequenceModel(nn.Module):
+    """A network that SASRec, NextItNet, GRU4Rec and the like derive from.
 
+    A subclass narrows ``config`` and defines ``__call__(items, deterministic=True)``, which gives the hidden states
+    [B, T, D] of left-padded histories. It keeps its item vectors, padding's row included, in the parameter
+    ``item_embedding`` [N+1, D], and left padding changes no number at an item.
 
-def scores(
-    model: nn.Module, params: Any, hidden: Float[Array, "B T D"], items: Int[Array, "B T"] | None, key: Any
-) -> Float[Array, "B T"]:
-    """Scores of ``items`` after the states beside them; for ``None`` of all items [B, T, N]. ``key`` is not used."""
-    if items is None:
-        return jnp.einsum("btd,nd->btn", hidden, params["item_embedding"][1:])
-    return logits(params, hidden, items)
+    Attributes:
+        config: a frozen dataclass with ``num_items``, ``dim`` and ``max_length`` at least.
+    """
+
+    config: Any
+    reads_history: ClassVar[bool] = True
+
+    @nn.nowrap
+    def init_params(self, key: jax.Array) -> dict[str, Any]:
+        """Initial parameters."""
+        return jax.jit(self.init)(key, jnp.zeros((1, self.config.max_length), jnp.int32))["params"]
+
+    @nn.nowrap
+    def states(self, params: Any, users: Any, items: Int[Array, "B T"], key: jax.Array | None) -> Float[Array, "B T D"]:
+        """Hidden states of left-padded histories; ``users`` is not read, ``key`` is for dropout (``None`` for none)."""
+        rngs = None if key is None else {"dropout": key}
+        return jnp.asarray(self.apply({"params": params}, items, deterministic=key is None, rngs=rngs))
+
+    @nn.nowrap
+    def scores(
+        self, params: Any, states: Float[Array, "B T D"], items: Int[Array, "B T"] | None, key: Any
+    ) -> Float[Array, "B T"]:
+        """Scores of ``items`` after the states beside them; for ``None`` of all items [B, T, N]. No ``key`` is used."""
+        if items is None:
+            return jnp.einsum("btd,nd->btn", states, params["item_embedding"][1:])
+        return logits(params, states, items)
 
 
 @partial(jax.jit, static_argnums=0)
-def _last_hidden(model: nn.Module, params: Any, items: Int[Array, "B T"], key: jax.Array | None) -> Float[Array, "B D"]:
-    return states(model, params, None, items, key)[:, -1]
+def _last_hidden(
+    model: SequenceModel, params: Any, items: Int[Array, "B T"], key: jax.Array | None
+) -> Float[Array, "B D"]:
+    return model.states(params, None, items, key)[:, -1]
 
 
 @jax.jit
@@ -85,7 +102,7 @@ class SequentialCF:
     """
 
     live = True
-    module: ClassVar[Callable[[Any], nn.Module]]
+    module: ClassVar[type[SequenceModel]]
     config_class: ClassVar[Callable[..., Any]]
 
     def __init__(self, config: Any, params: Any, identity: str = "") -> None:
@@ -102,7 +119,7 @@ class SequentialCF:
             UserError: the file is missing or damaged, or a parameter is missing, unexpected or of another shape.
         """
         settled = cls.config_class(**config)
-        like = jax.eval_shape(partial(init_params, cls.module(settled)), jax.random.key(0))
+        like = jax.eval_shape(cls.module(settled).init_params, jax.random.key(0))
         return cls(settled, load_arrays(directory / "params.safetensors", like), identity)
 
     @property
@@ -141,8 +158,3 @@ class SequentialCF:
     def score_catalogue(self, users: Any, items: Int[Array | np.ndarray, "B T"]) -> Float[Array, "B N+1"]:
         """Dot products of the users with every item's vector; column 0, padding's, means nothing."""
         return self.user_vectors(users, items) @ self.params["item_embedding"].T
-
-
-def init_params(model: Any, key: jax.Array) -> dict[str, Any]:
-    """A sequence model's initial parameters."""
-    return jax.jit(model.init)(key, jnp.zeros((1, model.config.max_length), jnp.int32))["params"]
