@@ -44,7 +44,7 @@ from allmrec_jax.models.text_encoder import init_params as init_encoder
 from allmrec_jax.pretrained.llm import load_opt
 from allmrec_jax.prompts import ITEM_SLOT, STYLES, USER_SLOT, TitleTable, build_prompts
 from allmrec_jax.runs import versions
-from allmrec_jax.training import stage1, stage2
+from allmrec_jax.training import stage1, stage1_batches, stage1_settings, stage2, stage2_batches, stage2_settings
 
 ITEMS = 500
 NEW_TOKENS = 32
@@ -146,7 +146,7 @@ class LanguageModel:
 def stage2_step(world: LanguageModel, repeats: int) -> dict[str, Any]:
     """A training step of the projectors: forward, gradients through the frozen model, Adam."""
     prompts = world.prompts(world.candidates[:, 0])
-    optimizer = stage2.make_optimizer(stage2.PRESETS["paper"], 1000)
+    optimizer = stage2.make_optimizer(stage2_settings.PRESETS["paper"], 1000)
     step = stage2.make_step(world.model, optimizer)
     frozen = stage2.Frozen(world.params, jnp.asarray(world.latents))
     state = stage2.Stage2State(jax.tree.map(jnp.copy, world.projectors), optimizer.init(world.projectors))
@@ -154,7 +154,7 @@ def stage2_step(world: LanguageModel, repeats: int) -> dict[str, Any]:
 
     def ours() -> Any:
         nonlocal state
-        state, metrics = step(state, frozen, stage2.Batch(prompts, jnp.asarray(world.users)))
+        state, metrics = step(state, frozen, stage2_batches.Stage2Batch(prompts, jnp.asarray(world.users)))
         losses.append(metrics["loss"])
         return state
 
@@ -298,9 +298,9 @@ def stage1_step(hidden: int, layers: int, heads: int, samples: int, length: int,
         attention_probs_dropout_prob=0.0,
     )
     params = init_encoder(config, jax.random.key(0))
-    settings = stage1.Stage1Settings(batch_size=samples)
+    settings = stage1_settings.Stage1Settings(batch_size=samples)
     encoder = SentenceEncoder(TextEncoder(config), params, None, {}, length)  # type: ignore[arg-type]
-    model = stage1.Model(Alignment(USER_DIM, hidden, settings.latent_dim), encoder, settings)
+    model = stage1.Stage1Model(Alignment(USER_DIM, hidden, settings.latent_dim), encoder, settings)
     rng = np.random.default_rng(0)
     items, users = (rng.normal(size=(n, USER_DIM)).astype(np.float32) for n in (2 * samples, samples))
     ids = rng.integers(1000, config.vocab_size, (2 * samples, length)).astype(np.int32)
@@ -313,8 +313,10 @@ def stage1_step(hidden: int, layers: int, heads: int, samples: int, length: int,
         jax.tree.map(jnp.copy, state_params), optimizer.init(state_params), jnp.zeros((), jnp.int32)
     )
     rows = np.arange(samples, dtype=np.int32)
-    part = stage1.Part(items, ids, lengths, None, users, rows, rows + samples, np.ones(samples, np.float32))
-    batch = stage1.Part(*(None if array is None else array[None] for array in part))
+    part = stage1_batches.Stage1Batch(
+        items, ids, lengths, None, users, rows, rows + samples, np.ones(samples, np.float32)
+    )
+    batch = stage1_batches.Stage1Batch(*(None if array is None else array[None] for array in part))
     step = stage1.make_step(model, optimizer, 0)
     losses: list[Any] = []
 

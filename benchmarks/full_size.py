@@ -99,7 +99,9 @@ def run_ours(trial: Trial) -> dict[str, Any]:
     from allmrec_jax.models.llm.int8 import quantize_params
     from allmrec_jax.models.llm.opt import OPT
     from allmrec_jax.models.projectors import init_params as init_projectors
-    from allmrec_jax.training.stage2 import PRESETS, Batch, Frozen, Stage2State, make_optimizer, make_step
+    from allmrec_jax.training.stage2 import Frozen, Stage2State, make_optimizer, make_step
+    from allmrec_jax.training.stage2_batches import Stage2Batch
+    from allmrec_jax.training.stage2_settings import PRESETS
 
     world, dtype = trial.world, jnp.dtype(trial.dtype)
     model, latents = OPT(world.config, dtype), jnp.asarray(world.latents)
@@ -114,7 +116,7 @@ def run_ours(trial: Trial) -> dict[str, Any]:
         nonlocal state
         metrics = None
         for rows in world.batches(size, ordered=True):
-            batch = Batch(world.prompts(rows, answers=True), jnp.asarray(world.users[rows]))
+            batch = Stage2Batch(world.prompts(rows, answers=True), jnp.asarray(world.users[rows]))
             state, metrics = step(state, Frozen(params, latents), batch)
         assert metrics is not None and np.isfinite(float(metrics["loss"]))
 

@@ -19,7 +19,9 @@ from allmrec_jax.runs import Run
 from allmrec_jax.sharding import MeshShape
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
-from allmrec_jax.training.stage2 import PRESETS, Batch, Frozen, Stage2State, make_optimizer, make_step
+from allmrec_jax.training.stage2 import Frozen, Stage2State, make_optimizer, make_step
+from allmrec_jax.training.stage2_batches import Stage2Batch
+from allmrec_jax.training.stage2_settings import PRESETS
 
 
 def attention(dtype: str) -> dict[str, float]:
@@ -65,9 +67,9 @@ def resume(world: World, dtype: str) -> dict[str, bool]:
     optimizer = make_optimizer(PRESETS["paper"], 4)
     step = make_step(model, optimizer)
 
-    def batch_at(index: int) -> Batch:
+    def batch_at(index: int) -> Stage2Batch:
         rows = np.arange(2 * index, 2 * index + 2) % len(small.histories)
-        return Batch(small.prompts(rows, answers=True), jnp.asarray(small.users[rows]))
+        return Stage2Batch(small.prompts(rows, answers=True), jnp.asarray(small.users[rows]))
 
     def train(out: Path, steps: int) -> Any:
         params = init_projectors(config.word_embed_proj_dim, USER_DIM, LATENT_DIM, jax.random.key(1))
@@ -121,7 +123,7 @@ def _plan(config: OPTConfig, batch: int, length: int, dtype: str) -> dict[str, A
         ints(batch),
     )
     step: Any = make_step(OPT(config, jnp.dtype(dtype)), optimizer)
-    given = Frozen(params, floats(501, LATENT_DIM)), Batch(prompts, floats(batch, USER_DIM))
+    given = Frozen(params, floats(501, LATENT_DIM)), Stage2Batch(prompts, floats(batch, USER_DIM))
     found = step.lower(Stage2State(*state), *given).compile().memory_analysis()
     kinds = planned.bytes
     estimate = kinds["activations"] + kinds["temporaries"]

@@ -28,7 +28,7 @@ def measure(prompts: int, tokens: int, repeats: int) -> dict[str, float]:
     import jax.numpy as jnp
     import numpy as np
 
-    from allmrec_jax.training.stage2 import load_llm
+    from allmrec_jax.pretrained.frozen_llm import load_llm
 
     llm, params = load_llm("opt-nano", "float32", "dtype", remat=False)
     width = llm.config.word_embed_proj_dim

@@ -17,12 +17,13 @@ from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.pretrained.llm import load_tokenizer
 from allmrec_jax.prompts import PromptTables, title_table
 from allmrec_jax.runs import versions
-from allmrec_jax.training.stage2 import PRESETS, Sampler, Stage2Settings
+from allmrec_jax.training.stage2_batches import Stage2Sampler
+from allmrec_jax.training.stage2_settings import PRESETS, Stage2Settings
 
 
 def epoch(dataset: Dataset, tables: PromptTables, settings: Stage2Settings) -> dict[str, Any]:
     """Builds every batch of an epoch, without user vectors."""
-    sampler = Sampler(dataset, None, tables, dataclasses.replace(settings, user_vector=False), 0)
+    sampler = Stage2Sampler(dataset, None, tables, dataclasses.replace(settings, user_vector=False), 0)
     steps = -(-len(sampler) // settings.batch_size)
     lengths = [sampler(index).prompts.lengths for index in range(steps)]
     return {

@@ -350,7 +350,7 @@ def stage1_ours(task: Task, seed: int, clone: Path) -> dict[str, Any]:
     from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
     from allmrec_jax.rng import jax_key
     from allmrec_jax.settings import resolve
-    from allmrec_jax.training import stage1
+    from allmrec_jax.training import stage1, stage1_batches, stage1_settings
 
     dataset, rule = load_dataset(task.data), task.rules["stage1"]
     changes = {
@@ -359,7 +359,7 @@ def stage1_ours(task: Task, seed: int, clone: Path) -> dict[str, Any]:
         "encoder_learning_rate": STAGE1_RATE,
         "text_max_tokens": TEXT_TOKENS,
     }
-    settings = resolve(stage1.PRESETS, "official", changes)
+    settings = resolve(stage1_settings.PRESETS, "official", changes)
     (file,) = Layout(task.home(seed), task.name).cf_folder.glob("*.pth")
     _, items, args, weights = read_sasrec(file)
     config = SASRecConfig(items, DIM, BLOCKS, HEADS, LENGTH, float(args.dropout_rate))
@@ -367,9 +367,9 @@ def stage1_ours(task: Task, seed: int, clone: Path) -> dict[str, Any]:
 
     encoder = load_sentence_encoder(ENCODER)
     tokens = tokenize_texts(encoder, item_texts(dataset, settings.text_style), settings.text_max_tokens)
-    catalogue = stage1.Catalogue(cf.item_vectors(), tokens, None)
-    sampler = stage1.Sampler(dataset, cf, catalogue, settings, seed)
-    model = stage1.Model(Alignment(cf.dim, encoder.dim, settings.latent_dim), encoder, settings)
+    catalogue = stage1_batches.Catalogue(cf.item_vectors(), tokens, None)
+    sampler = stage1_batches.Stage1Sampler(dataset, cf, catalogue, settings, seed)
+    model = stage1.Stage1Model(Alignment(cf.dim, encoder.dim, settings.latent_dim), encoder, settings)
     optimizer = stage1.make_optimizer(settings, rule.epochs * sampler.steps_per_epoch)
     step = stage1.make_step(model, optimizer, seed)
     users = {cut: vectors_of(cf.user_vectors, asked) for cut, asked in (("valid", task.valid), ("test", task.test))}

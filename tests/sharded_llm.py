@@ -13,7 +13,7 @@ from allmrec_jax.inference.llm import LLMRecommender, SoftTokens
 from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.models.projectors import init_params
 from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables, build_prompts, title_table
-from allmrec_jax.training.stage2 import Batch
+from allmrec_jax.training.stage2_batches import Stage2Batch
 
 LAYERS, HEADS, HIDDEN = 3, 8, 32
 USER_DIM, LATENT_DIM = 5, 6
@@ -46,12 +46,12 @@ def questions(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rng.integers(1, ITEMS + 1, (rows, 3)), candidates, users
 
 
-def batch(rows: int) -> Batch:
+def batch(rows: int) -> Stage2Batch:
     histories, candidates, users = questions(rows)
     prompts: PromptBatch = build_prompts(
         tables(), STYLES["neutral"], histories, candidates, candidates[:, 0], soft=True
     )
-    return Batch(prompts, jnp.asarray(users))
+    return Stage2Batch(prompts, jnp.asarray(users))
 
 
 def soft() -> SoftTokens:

@@ -10,7 +10,8 @@ from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.runs import find_upstream
 from allmrec_jax.settings import resolve, settings_options
 from allmrec_jax.trained.kinds import KINDS
-from allmrec_jax.training.stage1 import PRESETS, train_stage1
+from allmrec_jax.training.stage1 import train_stage1
+from allmrec_jax.training.stage1_settings import PRESETS
 
 ENCODERS = KINDS["stage1"].models["encoder"]
 

@@ -10,7 +10,8 @@ from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.runs import find_upstream
 from allmrec_jax.settings import resolve, settings_options
 from allmrec_jax.trained.kinds import KINDS
-from allmrec_jax.training.stage2 import PRESETS, train_stage2
+from allmrec_jax.training.stage2 import train_stage2
+from allmrec_jax.training.stage2_settings import PRESETS
 
 LLMS = KINDS["stage2"].models["llm"]
 

@@ -127,7 +127,7 @@ class ContrastState(NamedTuple):
     step: Int[Array, ""]
 
 
-class Batch(NamedTuple):
+class ContrastBatch(NamedTuple):
     """Users' histories up to some item and what tells them in words; empty rows have weight 0."""
 
     items: Int[Any, "B T"]
@@ -141,7 +141,7 @@ def history_text(titles: Sequence[str]) -> str:
     return f"This is a user, who has recently interacted with {' | '.join(titles)}. The last item is {titles[-1]}."
 
 
-class Sampler:
+class ContrastSampler:
     """Pre-training batches: batch i depends on the seed and i only.
 
     An epoch holds each user with a training item once, with the history up to one of these items, drawn anew
@@ -153,7 +153,7 @@ class Sampler:
         self.users = np.flatnonzero(dataset.train_lengths >= 1)
         self.steps_per_epoch = math.ceil(len(self.users) / settings.batch_size)
 
-    def __call__(self, index: int) -> Batch:
+    def __call__(self, index: int) -> ContrastBatch:
         """Batch ``index``, 0-based; the last one of an epoch is filled up with rows of weight 0."""
         settings, size = self.settings, self.settings.batch_size
         epoch, place = divmod(index, self.steps_per_epoch)
@@ -168,14 +168,14 @@ class Sampler:
             for row in items
         ]
         tokens = tokenize_texts(self.encoder, texts, settings.text_max_tokens)
-        return Batch(items, *tokens.take(np.arange(size), tokens.bucket(np.arange(size))), weights)
+        return ContrastBatch(items, *tokens.take(np.arange(size), tokens.bucket(np.arange(size))), weights)
 
 
 def make_step(
     encoder: SentenceEncoder, model: CTRL, settings: ContrastSettings, seed: int
 ) -> tuple[
     optax.GradientTransformation,
-    Callable[[ContrastState, Batch], tuple[ContrastState, dict[str, jax.Array]]],
+    Callable[[ContrastState, ContrastBatch], tuple[ContrastState, dict[str, jax.Array]]],
 ]:
     """The optimizer and the jitted step of pre-training; the state is donated."""
     rates = {"encoder": settings.encoder_learning_rate, "rest": settings.learning_rate}
@@ -185,7 +185,7 @@ def make_step(
     )
     aligner = Aligner(settings.dim, settings.subspaces)
 
-    def loss_fn(params: Any, batch: Batch, key: jax.Array) -> Float[Array, ""]:
+    def loss_fn(params: Any, batch: ContrastBatch, key: jax.Array) -> Float[Array, ""]:
         cf_key, text_key = jax.random.split(key)
         variables, rngs = {"params": params["cf"]}, {"dropout": cf_key}
         hidden = jnp.asarray(model.apply(variables, batch.items, deterministic=False, final=False, rngs=rngs))[:, -1]
@@ -195,7 +195,7 @@ def make_step(
         return contrastive_loss(cf, text, batch.weights, settings.contrast, settings.temperature)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: ContrastState, batch: Batch) -> tuple[ContrastState, dict[str, jax.Array]]:
+    def step(state: ContrastState, batch: ContrastBatch) -> tuple[ContrastState, dict[str, jax.Array]]:
         key = jax_key(seed, "ctrl/dropout", state.step)
         loss, gradient = jax.value_and_grad(loss_fn)(state.params, batch, key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -221,7 +221,7 @@ def pretrain(
     run = Run.open(out, dataset.name, "ctrl-contrast", settings, seed, dataset.hash, upstream, resume=resume)
     if run.done:
         return run
-    sampler = Sampler(dataset, encoder, settings, seed)
+    sampler = ContrastSampler(dataset, encoder, settings, seed)
     optimizer, step = make_step(encoder, model, settings, seed)
     shapes = [jax.ShapeDtypeStruct((1, dim), jnp.float32) for dim in (settings.dim, encoder.dim)]
     params = {
@@ -233,7 +233,7 @@ def pretrain(
     total_steps = settings.epochs * sampler.steps_per_epoch
     loop = LoopSettings(total_steps, save_every=SAVE_EVERY)
 
-    def batch_at(index: int) -> Batch:
+    def batch_at(index: int) -> ContrastBatch:
         return sharding.place_batch(sharding.fill_up(sampler(index)), sharding.AXES)
 
     with MetricsLogger(run.path, total_steps, quiet=quiet) as log:

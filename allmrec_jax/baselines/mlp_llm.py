@@ -4,11 +4,12 @@ import dataclasses
 from pathlib import Path
 
 from allmrec_jax.data.dataset import Dataset
-from allmrec_jax.training import stage2
-from allmrec_jax.training.stage2 import Stage2Settings
+from allmrec_jax.training import stage2, stage2_settings
+from allmrec_jax.training.stage2_settings import Stage2Settings
 
 PRESETS = {
-    name: dataclasses.replace(preset, item_vectors="cf", text_share=0.0) for name, preset in stage2.PRESETS.items()
+    name: dataclasses.replace(preset, item_vectors="cf", text_share=0.0)
+    for name, preset in stage2_settings.PRESETS.items()
 }
 """Stage 2's, with the CF model's item vectors straight into the projector."""
 

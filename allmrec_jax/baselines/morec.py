@@ -105,7 +105,7 @@ class MoRecState(NamedTuple):
     step: Int[Array, ""]
 
 
-class Batch(NamedTuple):
+class MoRecBatch(NamedTuple):
     """Sequences of row numbers into the batch's distinct items; row 0 is padding."""
 
     ids: Int[Any, "M L"]
@@ -136,7 +136,7 @@ def with_table(params: Any, vectors: Float[Array, "M D"]) -> dict[str, Any]:
 
 
 def batch_loss(
-    encoder: SentenceEncoder, settings: MoRecSettings, params: Any, batch: Batch, key: jax.Array | None
+    encoder: SentenceEncoder, settings: MoRecSettings, params: Any, batch: MoRecBatch, key: jax.Array | None
 ) -> Float[Array, ""]:
     """Mean loss over the positions with an item; ``key`` is for dropout, ``None`` for none."""
     text_key, sequence_key = (None, None) if key is None else jax.random.split(key)
@@ -175,12 +175,12 @@ def make_optimizer(settings: MoRecSettings) -> optax.GradientTransformation:
 
 def make_step(
     encoder: SentenceEncoder, settings: MoRecSettings, seed: int
-) -> Callable[[MoRecState, Batch], tuple[MoRecState, dict[str, jax.Array]]]:
+) -> Callable[[MoRecState, MoRecBatch], tuple[MoRecState, dict[str, jax.Array]]]:
     """The jitted training step; the state is donated."""
     optimizer = make_optimizer(settings)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: MoRecState, batch: Batch) -> tuple[MoRecState, dict[str, jax.Array]]:
+    def step(state: MoRecState, batch: MoRecBatch) -> tuple[MoRecState, dict[str, jax.Array]]:
         key = jax_key(seed, "morec/dropout", state.step)
         loss, gradient = jax.value_and_grad(lambda params: batch_loss(encoder, settings, params, batch, key))(
             state.params
@@ -192,7 +192,7 @@ def make_step(
     return step
 
 
-class Sampler:
+class MoRecSampler:
     """Training batches: batch i depends on the seed and i only. An epoch holds each user once, in random order.
 
     Raises:
@@ -207,7 +207,7 @@ class Sampler:
         share = np.maximum(dataset.train_count, 1) / max(dataset.train_count.sum(), 1)
         self.log_share = np.log(share).astype(np.float32)
 
-    def __call__(self, index: int) -> Batch:
+    def __call__(self, index: int) -> MoRecBatch:
         """Batch ``index``, 0-based; the last one of an epoch is filled up with empty rows."""
         settings, size = self.settings, self.settings.batch_size
         epoch, place = divmod(index, self.steps_per_epoch)
@@ -232,7 +232,7 @@ class Sampler:
         padded = np.pad(items, (0, -len(items) % math.lcm(2 * size, sharding.shards(sharding.AXES))))
         ids, lengths = self.tokens.take(padded, self.tokens.bucket(padded))
         log_share = np.where(np.arange(len(padded)) < len(items), self.log_share[padded], np.inf).astype(np.float32)
-        return Batch(ids, lengths, log_share, inputs, positives, negatives)
+        return MoRecBatch(ids, lengths, log_share, inputs, positives, negatives)
 
 
 def catalogue_params(
@@ -278,7 +278,7 @@ def train_morec(
     if run.done:
         return run.path
     tokens = tokenize_texts(encoder, dataset.titles, settings.text_max_tokens)
-    sampler = Sampler(dataset, tokens, settings, seed)
+    sampler = MoRecSampler(dataset, tokens, settings, seed)
     total_steps = settings.epochs * sampler.steps_per_epoch
     config = settings.sasrec(dataset.num_items)
     sasrec = {

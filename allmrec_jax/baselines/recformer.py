@@ -136,7 +136,7 @@ class RecformerState(NamedTuple):
     step: Int[Array, ""]
 
 
-class Batch(NamedTuple):
+class RecformerBatch(NamedTuple):
     """Histories and what comes next; empty rows have weight 0."""
 
     histories: Inputs
@@ -145,7 +145,7 @@ class Batch(NamedTuple):
     weights: Float[Any, " B"]
 
 
-class Sampler:
+class RecformerSampler:
     """Training batches: batch i depends on the seed and i only.
 
     An epoch holds each user with two training items once, with one of them, but the first, as what comes next.
@@ -168,7 +168,7 @@ class Sampler:
         self.users, _ = dataset.training_targets("last")
         self.steps_per_epoch = math.ceil(len(self.users) / settings.batch_size)
 
-    def __call__(self, index: int) -> Batch:
+    def __call__(self, index: int) -> RecformerBatch:
         """Batch ``index``, 0-based; the last one of an epoch is filled up with rows of weight 0."""
         size = self.settings.batch_size
         epoch, place = divmod(index, self.steps_per_epoch)
@@ -180,7 +180,7 @@ class Sampler:
         sequences = [self.dataset.sequence(user) for user in users.tolist()]
         histories = [sequence[:place] for sequence, place in zip(sequences, places, strict=True)]
         targets = np.array([sequence[place] for sequence, place in zip(sequences, places, strict=True)], np.int32)
-        return Batch(
+        return RecformerBatch(
             self.tokens.inputs(self.config, histories),
             self.tokens.inputs(self.config, [np.array([target]) for target in targets]),
             targets,
@@ -210,7 +210,12 @@ def most_masked(length: int, share: float) -> int:
 
 
 def pretraining_loss(
-    config: RecformerConfig, mask: int, settings: RecformerSettings, params: Any, batch: Batch, key: jax.Array | None
+    config: RecformerConfig,
+    mask: int,
+    settings: RecformerSettings,
+    params: Any,
+    batch: RecformerBatch,
+    key: jax.Array | None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """The next item among the batch's, and masked tokens; ``key`` is for dropout and masks, ``None`` for neither."""
     keys = (None,) * 4 if key is None else jax.random.split(key, 4)
@@ -240,7 +245,7 @@ def pretraining_loss(
 
 
 def finetuning_loss(
-    config: RecformerConfig, params: Any, table: Float[Array, "N+1 D"], batch: Batch, key: jax.Array | None
+    config: RecformerConfig, params: Any, table: Float[Array, "N+1 D"], batch: RecformerBatch, key: jax.Array | None
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Cross-entropy of the next item over the item table, which is a constant here; ``key`` is for dropout."""
     users = normalized(encode(config, params["encoder"], batch.histories, key))
@@ -251,15 +256,15 @@ def finetuning_loss(
 
 
 def make_step(
-    loss_fn: Callable[[Any, Any, Batch, jax.Array], tuple[Float[Array, ""], dict[str, jax.Array]]],
+    loss_fn: Callable[[Any, Any, RecformerBatch, jax.Array], tuple[Float[Array, ""], dict[str, jax.Array]]],
     optimizer: optax.GradientTransformation,
     seed: int,
     purpose: str,
-) -> Callable[[RecformerState, Batch], tuple[RecformerState, dict[str, jax.Array]]]:
+) -> Callable[[RecformerState, RecformerBatch], tuple[RecformerState, dict[str, jax.Array]]]:
     """The jitted step of a run; the state is donated."""
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: RecformerState, batch: Batch) -> tuple[RecformerState, dict[str, jax.Array]]:
+    def step(state: RecformerState, batch: RecformerBatch) -> tuple[RecformerState, dict[str, jax.Array]]:
         key = jax_key(seed, f"{purpose}/dropout", state.step)
         gradient, metrics = jax.grad(loss_fn, has_aux=True)(state.params, state.table, batch, key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -318,19 +323,19 @@ class _Training(NamedTuple):
         return Run.open(self.out, data.name, kind, self.settings, self.seed, data.hash, upstream, resume=self.resume)
 
 
-def placed(batch: Batch) -> Batch:
+def placed(batch: RecformerBatch) -> RecformerBatch:
     """A batch on the mesh in use, its users split over all axes."""
     return sharding.place_batch(sharding.fill_up(batch), sharding.AXES)
 
 
 def _pretrain(run: Run, training: _Training, params: Any) -> None:
     config, settings, seed = training.config, training.settings, training.seed
-    sampler = Sampler(training.dataset, config, training.tokens, settings, seed, run.kind)
+    sampler = RecformerSampler(training.dataset, config, training.tokens, settings, seed, run.kind)
     total = settings.pretrain_epochs * sampler.steps_per_epoch
     optimizer = training.optimizer()
     state = sharding.place(RecformerState(params, jnp.zeros(()), optimizer.init(params), jnp.zeros((), jnp.int32)))
 
-    def loss_fn(params: Any, table: Any, batch: Batch, key: jax.Array) -> Any:
+    def loss_fn(params: Any, table: Any, batch: RecformerBatch, key: jax.Array) -> Any:
         return pretraining_loss(config, training.mask, settings, params, batch, key)
 
     step = make_step(loss_fn, optimizer, seed, run.kind)
@@ -346,7 +351,7 @@ def _pretrain(run: Run, training: _Training, params: Any) -> None:
 def _finetune(run: Run, training: _Training, params: Any, table: np.ndarray | None) -> tuple[Any, np.ndarray]:
     """One fine-tuning stage: with ``table`` frozen, or made anew before each epoch where it is ``None``."""
     config, settings, seed, tokens = training.config, training.settings, training.seed, training.tokens
-    sampler = Sampler(training.dataset, config, tokens, settings, seed, run.kind)
+    sampler = RecformerSampler(training.dataset, config, tokens, settings, seed, run.kind)
     total = settings.epochs * sampler.steps_per_epoch
     refreshes = table is None
     start = item_table(config, params["encoder"], tokens) if table is None else table
@@ -354,12 +359,14 @@ def _finetune(run: Run, training: _Training, params: Any, table: np.ndarray | No
     state = RecformerState(params, jnp.asarray(start), optimizer.init(params), jnp.zeros((), jnp.int32))
     state = sharding.place(state)
 
-    def loss_fn(params: Any, table: Any, batch: Batch, key: jax.Array) -> Any:
+    def loss_fn(params: Any, table: Any, batch: RecformerBatch, key: jax.Array) -> Any:
         return finetuning_loss(config, params, table, batch, key)
 
     jitted = make_step(loss_fn, optimizer, seed, run.kind)
 
-    def step(state: RecformerState, numbered: tuple[int, Batch]) -> tuple[RecformerState, dict[str, jax.Array]]:
+    def step(
+        state: RecformerState, numbered: tuple[int, RecformerBatch]
+    ) -> tuple[RecformerState, dict[str, jax.Array]]:
         index, batch = numbered
         if refreshes and index and index % sampler.steps_per_epoch == 0:
             table = jnp.asarray(item_table(config, state.params["encoder"], tokens))

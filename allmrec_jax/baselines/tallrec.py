@@ -36,6 +36,7 @@ from allmrec_jax.inference.yes_no import YesNoRecommender, yes_no_prompts
 from allmrec_jax.metrics import ranking_metrics, target_ranks
 from allmrec_jax.models.llm.lora import Adapter, init_adapter, merge, variables
 from allmrec_jax.models.llm.opt import OPT
+from allmrec_jax.pretrained.frozen_llm import load_llm, prompt_tables
 from allmrec_jax.pretrained.llm import check_llm, llm_hash
 from allmrec_jax.pretrained.peft import LoRA, save_adapter
 from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables
@@ -44,17 +45,9 @@ from allmrec_jax.runs import Run
 from allmrec_jax.settings import setting
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
-from allmrec_jax.training.stage2 import (
-    SAVE_EVERY,
-    Batch,
-    Sampler,
-    Stage2Settings,
-    load_llm,
-    loss_behind,
-    make_optimizer,
-    pad_batch,
-    prompt_tables,
-)
+from allmrec_jax.training.stage2 import SAVE_EVERY, loss_behind, make_optimizer
+from allmrec_jax.training.stage2_batches import Stage2Batch, Stage2Sampler, pad_batch
+from allmrec_jax.training.stage2_settings import Stage2Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +167,7 @@ def make_step(llm: OPT, optimizer: optax.GradientTransformation, scale: float, s
     return step
 
 
-def make_batch(sampler: Sampler, settings: TallrecSettings, index: int) -> PromptBatch:
+def make_batch(sampler: Stage2Sampler, settings: TallrecSettings, index: int) -> PromptBatch:
     """Batch ``index``, 0-based, always full: it depends on the seed and the index only."""
     if settings.protocol == "titles":
         return sampler(index).prompts
@@ -185,7 +178,7 @@ def make_batch(sampler: Sampler, settings: TallrecSettings, index: int) -> Promp
     prompts = yes_no_prompts(sampler.tables, STYLES[settings.style], histories, items.ravel(), truths.ravel())
     sampler.shapes.add((prompts.ids.shape[1], prompts.targets.shape[1]))
     sampler.dropped += int(prompts.dropped.sum())
-    return pad_batch(Batch(prompts, None)).prompts
+    return pad_batch(Stage2Batch(prompts, None)).prompts
 
 
 def make_recommender(
@@ -244,7 +237,7 @@ def train_tallrec(
     plain, llm_params = load_llm(llm_name, settings.dtype, remat=settings.remat)
     llm = dataclasses.replace(plain, lora_dropout=settings.dropout)
     tables = prompt_tables(llm_name, llm.config, dataset.titles, settings.title_max_tokens)
-    sampler = Sampler(dataset, None, tables, settings.sampling, seed)
+    sampler = Stage2Sampler(dataset, None, tables, settings.sampling, seed)
     epoch_steps = math.ceil(len(sampler) / settings.samples_per_step)
     total_steps = settings.steps or settings.epochs * epoch_steps
     optimizer = make_optimizer(settings.sampling, total_steps)

@@ -192,7 +192,7 @@ def prompt_settings(sources: Sources, names: Sequence[str]) -> dict[str, Any]:
     """How prompts were worded and cut, where a language model was asked."""
     if not any(SYSTEMS[name].needs in ("llm", "stage2") for name in names):
         return {}
-    from allmrec_jax.training.stage2 import PRESETS
+    from allmrec_jax.training.stage2_settings import PRESETS
 
     trained = sources.stage2.settings if "stage2" in sources.runs else sources.settings.wording or PRESETS["paper"]
     return {

@@ -23,7 +23,7 @@ from allmrec_jax.models.cf.protocol import CFModel
 from allmrec_jax.rng import jax_key
 from allmrec_jax.runs import load_run
 from allmrec_jax.trained.sources import EvaluationSettings, Sources
-from allmrec_jax.training.stage1 import Stage1Export
+from allmrec_jax.training.stage1_export import Stage1Export
 
 
 class TransferredSources(Sources):

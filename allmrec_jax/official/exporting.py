@@ -17,7 +17,7 @@ from allmrec_jax.official.layout import ENCODER_PREFIXES, LATENT, OFFICIAL, Layo
 from allmrec_jax.pretrained.sentence_encoder import state_of
 from allmrec_jax.runs import find_upstream, require_upstream
 from allmrec_jax.trained.stage2 import load_stage2
-from allmrec_jax.training import stage1
+from allmrec_jax.training import stage1_export
 
 
 def export_data(dataset: Dataset, layout: Layout) -> list[Path]:
@@ -77,7 +77,7 @@ def export_stage1(dataset: Dataset, path: Path, cf_path: Path, layout: Layout) -
     """
     _, about = find_upstream(path.parent, "stage1", dataset.name, dataset.hash, given=path)
     require_upstream(path, about, "cf", load_cf(cf_path, dataset).identity)
-    run = stage1.load_stage1(path)
+    run = stage1_export.load_stage1(path)
     if run.joint.shape[1] != LATENT:
         raise UserError(f"{path}: joint embeddings of width {run.joint.shape[1]}; the official code's have {LATENT}")
     items, texts = official.autoencoder_states(run.params)

@@ -20,7 +20,7 @@ from allmrec_jax.official.reading import read_sasrec, read_sequences, read_state
 from allmrec_jax.pretrained.llm import llm_hash, read_llm_config
 from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder, params_of
 from allmrec_jax.runs import Run, find_upstream
-from allmrec_jax.training import cf, stage1, stage2
+from allmrec_jax.training import cf, stage1_batches, stage1_export, stage1_settings, stage2_settings
 
 
 def import_data(layout: Layout, path: Path) -> Dataset:
@@ -108,7 +108,7 @@ def import_stage1(layout: Layout, dataset: Dataset, cf_path: Path, encoder_name:
     params = params_of(base.config, plain, plain.__getitem__, layout.stage1("sbert"))
     encoder = dataclasses.replace(base, params=params)
 
-    settings = dataclasses.replace(stage1.PRESETS["official"], epochs=layout.stage1_epoch)
+    settings = dataclasses.replace(stage1_settings.PRESETS["official"], epochs=layout.stage1_epoch)
     files = _sha256(*(layout.stage1(part) for part in states))
     upstream = {"cf": model.identity, "encoder": fingerprint(base), "official": files}
     run = Run.open(out, dataset.name, "stage1", settings, 0, dataset.hash, upstream)
@@ -116,8 +116,8 @@ def import_stage1(layout: Layout, dataset: Dataset, cf_path: Path, encoder_name:
         tokens = tokenize_texts(encoder, item_texts(dataset, settings.text_style), settings.text_max_tokens)
         alignment = Alignment(model.dim, encoder.dim, LATENT)
         weights = official.autoencoder_params(states["mlp"], states["mlp2"])
-        catalogue = stage1.Catalogue(model.item_vectors(), tokens, None)
-        stage1.export_stage1(run, alignment, weights, encoder, catalogue, dataset)
+        catalogue = stage1_batches.Catalogue(model.item_vectors(), tokens, None)
+        stage1_export.export_stage1(run, alignment, weights, encoder, catalogue, dataset)
         card: dict[str, int | str] = {"item_dim": model.dim, "text_dim": encoder.dim, "latent_dim": LATENT}
         card |= {"encoder": encoder_name, "cf": str(cf_path)}
         write_text(run.export_path("stage1.json"), json.dumps(card, indent=2) + "\n")
@@ -140,7 +140,7 @@ def import_stage2(layout: Layout, dataset: Dataset, cf_path: Path, stage1_path: 
     for part, inputs in (("log_proj", model.dim), ("item_proj", LATENT)):
         official.check_state(states[part], official.projector_shapes(inputs, width), layout.stage2(part))
     settings = dataclasses.replace(
-        stage2.PRESETS["official"],
+        stage2_settings.PRESETS["official"],
         epochs=layout.stage2_epoch,
         style=STYLES.get(layout.name, "neutral"),  # type: ignore[arg-type]
     )

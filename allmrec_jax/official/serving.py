@@ -13,7 +13,7 @@ from allmrec_jax.official import parameters as official
 from allmrec_jax.outputs import Output
 from allmrec_jax.runs import find_upstream, require_upstream
 from allmrec_jax.trained.stage2 import load_stage2
-from allmrec_jax.training import stage1
+from allmrec_jax.training import stage1_export
 
 SERVING = Output(
     "export for serving",
@@ -35,7 +35,7 @@ def export_serving(dataset: Dataset, stage1_path: Path, stage2_path: Path, out: 
     find_upstream(stage2_path.parent, "stage2", dataset.name, dataset.hash, given=stage2_path)
     run = load_stage2(stage2_path)
     require_upstream(stage2_path, run.about, "stage1", about["identity"])
-    latents = run.latents(stage1.load_stage1(stage1_path))
+    latents = run.latents(stage1_export.load_stage1(stage1_path))
     if latents is None or "user_in" not in run.params:
         raise UserError(f"{stage2_path}: a run with user and item vectors is needed, and this one left one out")
     width = run.params["item_out"]["kernel"].shape[1]

@@ -45,14 +45,16 @@ from allmrec_jax.prompts import (
     title_table,
     tokenize,
 )
-from allmrec_jax.training import cf, stage1, stage2
+from allmrec_jax.training import cf, stage1, stage1_batches, stage1_settings, stage2, stage2_batches, stage2_settings
 
 SASREC = SASRecConfig(cases.ITEMS, cases.DIM, cases.BLOCKS, cases.HEADS, cases.LENGTH, cases.DROPOUT)
 CF = dataclasses.replace(CF_PRESETS["sasrec"]["official"], learning_rate=CF_RATE, beta2=BETA2)
 STAGE1 = dataclasses.replace(
-    stage1.PRESETS["official"], learning_rate=STAGE1_RATE, encoder_learning_rate=STAGE1_RATE, beta2=BETA2
+    stage1_settings.PRESETS["official"], learning_rate=STAGE1_RATE, encoder_learning_rate=STAGE1_RATE, beta2=BETA2
 )
-STAGE2 = dataclasses.replace(stage2.PRESETS["official"], learning_rate=STAGE2_RATE, beta2=BETA2, dtype="float32")
+STAGE2 = dataclasses.replace(
+    stage2_settings.PRESETS["official"], learning_rate=STAGE2_RATE, beta2=BETA2, dtype="float32"
+)
 STYLE = STYLES["movies"]
 DECODE = dataclasses.replace(decode.PRESETS["paper"], max_new_tokens=NEW_TOKENS)
 OFFICIAL_DECODE = decode.PRESETS["official"]
@@ -170,8 +172,8 @@ def _alignment_params() -> Any:
     return jax.tree.map(jnp.asarray, official.autoencoder_params(items, texts))
 
 
-def _stage1_model() -> stage1.Model:
-    return stage1.Model(Alignment(cases.DIM, cases.TEXT_ENCODER["dim"], cases.LATENT), _encoder(), STAGE1)
+def _stage1_model() -> stage1.Stage1Model:
+    return stage1.Stage1Model(Alignment(cases.DIM, cases.TEXT_ENCODER["dim"], cases.LATENT), _encoder(), STAGE1)
 
 
 def _stage1_params() -> Any:
@@ -188,9 +190,9 @@ def official_texts() -> list[str]:
 
 
 @functools.cache
-def _catalogue() -> stage1.Catalogue:
+def _catalogue() -> stage1_batches.Catalogue:
     items = cases.weight("item_emb.weight", (cases.ITEMS + 1, cases.DIM))
-    return stage1.Catalogue(items, tokenize_texts(_encoder(), official_texts()), None)
+    return stage1_batches.Catalogue(items, tokenize_texts(_encoder(), official_texts()), None)
 
 
 @functools.cache
@@ -202,7 +204,7 @@ def _user_vectors(batch: cases.Sequences) -> np.ndarray:
     return np.asarray(_frozen_cf().user_vectors(None, batch.items))
 
 
-def _part(batch: cases.Sequences) -> stage1.Part:
+def _part(batch: cases.Sequences) -> stage1_batches.Stage1Batch:
     catalogue, size = _catalogue(), len(batch.items)
     length = catalogue.tokens.ids.shape[1]
     args = (_user_vectors(batch), batch.positives[:, -1], batch.negatives[:, -1], np.ones(size))
@@ -359,7 +361,7 @@ def _latents() -> Array:
     return model.apply({"params": _alignment_params()}, table, method="encode_items")
 
 
-def _batch(theirs: Outputs, step: int | None = None) -> stage2.Batch:
+def _batch(theirs: Outputs, step: int | None = None) -> stage2_batches.Stage2Batch:
     """The reference's prompts as our training batch."""
     field = {
         name: theirs[f"input/{name}"] if step is None else theirs[f"input/{name}"][step]
@@ -371,7 +373,7 @@ def _batch(theirs: Outputs, step: int | None = None) -> stage2.Batch:
     answers, mask = np.pad(answers, ((0, 0), (0, room)), constant_values=1), np.pad(mask, ((0, 0), (0, room)))
     prompts = PromptBatch(**field, targets=answers, target_mask=mask, dropped=np.zeros(len(mask), np.int32))
     batch = cases.sequences(step or 0, cases.PROMPTS)
-    return stage2.Batch(prompts, jnp.asarray(_user_vectors(batch)))
+    return stage2_batches.Stage2Batch(prompts, jnp.asarray(_user_vectors(batch)))
 
 
 _ANSWER = 24

@@ -62,7 +62,7 @@ def item_map(dataset: Dataset, stage1: Path, cf: Path) -> ItemMap:
         UserError: a run is damaged, or no item has a category.
     """
     from allmrec_jax.models.cf.protocol import load_cf
-    from allmrec_jax.training.stage1 import load_stage1
+    from allmrec_jax.training.stage1_export import load_stage1
 
     group, names = grouped(dataset.categories)
     if not names:

@@ -150,7 +150,7 @@ KINDS = Registry(
         TrainingKind(
             "stage1",
             "align item embeddings with item texts",
-            presets="allmrec_jax.training.stage1:PRESETS",
+            presets="allmrec_jax.training.stage1_settings:PRESETS",
             train="allmrec_jax.training.stage1:train_stage1",
             upstream=("cf",),
             models={"encoder": _with_official(_ENCODERS)},
@@ -160,7 +160,7 @@ KINDS = Registry(
         TrainingKind(
             "stage2",
             "project users and items into the LLM's token space",
-            presets="allmrec_jax.training.stage2:PRESETS",
+            presets="allmrec_jax.training.stage2_settings:PRESETS",
             train="allmrec_jax.training.stage2:train_stage2",
             upstream=("cf", "stage1"),
             models={"llm": _with_official(_LLMS)},

@@ -30,7 +30,7 @@ from allmrec_jax.rng import numpy_rng
 from allmrec_jax.trained.sources import EvaluationSettings, Sources
 
 if TYPE_CHECKING:
-    from allmrec_jax.training.stage2 import LLMWeights
+    from allmrec_jax.pretrained.frozen_llm import LLMWeights
 
 CHUNK = 1024
 """Items whose stand-in is looked for at once."""

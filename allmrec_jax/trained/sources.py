@@ -18,9 +18,10 @@ from allmrec_jax.runs import find_upstream, load_run, require_upstream
 from allmrec_jax.settings import setting
 
 if TYPE_CHECKING:
+    from allmrec_jax.pretrained.frozen_llm import LLMWeights
     from allmrec_jax.trained.stage2 import Stage2Export
-    from allmrec_jax.training.stage1 import Stage1Export
-    from allmrec_jax.training.stage2 import LLMWeights, Stage2Settings
+    from allmrec_jax.training.stage1_export import Stage1Export
+from allmrec_jax.training.stage2_settings import Stage2Settings
 
 
 def run_kind(about: Mapping[str, Any]) -> str:
@@ -155,7 +156,7 @@ class Sources:
     @cached_property
     def stage1(self) -> "Stage1Export":
         """The joint embeddings."""
-        from allmrec_jax.training.stage1 import load_stage1
+        from allmrec_jax.training.stage1_export import load_stage1
 
         return load_stage1(self.run("stage1"))
 
@@ -209,7 +210,7 @@ class Sources:
         if "stage2" in self.runs:
             return dataclasses.replace(self.recommender, soft=None)
         from allmrec_jax.trained.stage2 import text_recommender
-        from allmrec_jax.training.stage2 import PRESETS
+        from allmrec_jax.training.stage2_settings import PRESETS
 
         settings = self.settings
         if settings.llm is None:

@@ -19,11 +19,13 @@ from allmrec_jax.fileio import load_arrays
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender, SoftTokens
 from allmrec_jax.models.cf.protocol import CFModel
+from allmrec_jax.pretrained.frozen_llm import LLMWeights, load_llm, prompt_tables
 from allmrec_jax.pretrained.llm import check_llm, llm_hash
 from allmrec_jax.prompts import STYLES
 from allmrec_jax.runs import load_run
-from allmrec_jax.training.stage1 import Stage1Export
-from allmrec_jax.training.stage2 import LLMWeights, Stage2Settings, item_latents, load_llm, prompt_tables
+from allmrec_jax.training.stage1_export import Stage1Export
+from allmrec_jax.training.stage2 import item_latents
+from allmrec_jax.training.stage2_settings import Stage2Settings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.inference.yes_no import YesNoRecommender
 from allmrec_jax.models.llm.lora import merge
+from allmrec_jax.pretrained.frozen_llm import load_llm, prompt_tables
 from allmrec_jax.pretrained.llm import llm_hash
 from allmrec_jax.pretrained.peft import load_adapter
 from allmrec_jax.runs import load_run
-from allmrec_jax.training.stage2 import load_llm, prompt_tables
 
 
 @dataclasses.dataclass(frozen=True)

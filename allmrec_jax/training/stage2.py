@@ -1,4 +1,4 @@
-"""Stage 2: train the two projectors into the token space of a frozen language model (section "Stage 2" of the method).
+"""Stage 2: train the two projectors into the token space of a frozen language model (A-LLMRec, section 3.2).
 
 The loss is the negative log-likelihood of the target's title, closing quote and end of text behind a prompt with the
 user's vector, the history and 20 candidates. Logits are computed at the answer's positions only; the language model is
@@ -21,117 +21,36 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from allmrec_jax import sharding
 from allmrec_jax.data.candidates import make_candidates
 from allmrec_jax.data.dataset import Dataset
-from allmrec_jax.data.negatives import title_groups, training_negatives
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import save_arrays, write_text
 from allmrec_jax.inference.llm import LLMRecommender, SoftTokens
 from allmrec_jax.metrics import ranking_metrics, target_ranks
-from allmrec_jax.models.cf.protocol import CFModel, load_cf
-from allmrec_jax.models.llm.opt import OPT, OPTConfig
+from allmrec_jax.models.cf.protocol import CF_HISTORY, CFModel, load_cf
+from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.models.projectors import embed_prompts, init_params
-from allmrec_jax.pretrained.llm import check_llm, llm_hash, load_opt, load_tokenizer
-from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables, build_prompts, title_table
+from allmrec_jax.pretrained.frozen_llm import load_llm, prompt_tables
+from allmrec_jax.pretrained.llm import check_llm, llm_hash
+from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables, build_prompts
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.runs import Run, find_upstream, require_upstream
-from allmrec_jax.settings import setting
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
-from allmrec_jax.training.stage1 import Stage1Export, load_stage1
-from allmrec_jax.training.warm_start import Batch as Start
-from allmrec_jax.training.warm_start import warm_start
-
-CF_HISTORY = 50
-"""Items of a history that the CF model is shown; its own limit may be lower."""
+from allmrec_jax.training.stage1_export import Stage1Export, load_stage1
+from allmrec_jax.training.stage2_batches import Stage2Batch, Stage2Sampler
+from allmrec_jax.training.stage2_settings import Stage2Settings
+from allmrec_jax.training.warm_start import WarmStartBatch, warm_start
 
 WARM_START_BATCH = 128
 """Samples of a warm-start step."""
 
+
 SAVE_EVERY = 500
 """Steps between checkpoints."""
-
-ITEM_TOKENS = 3
-"""Of an item in a history beside its title: quote, slot and comma."""
-
-
-LLMWeights = Literal["dtype", "int8"]
-"""How the frozen language model's kernels are stored."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage2Settings:
-    """What decides a stage-2 run's numbers."""
-
-    epochs: int = setting(5, "passes over the training samples")
-    steps: int = setting(0, "optimizer steps in place of epochs; 0 is by epochs")
-    batch_size: int = setting(4, "prompts per optimizer step")
-    accumulation: int = setting(1, "parts that a batch is computed in, one after the other; must divide it")
-    learning_rate: float = setting(1e-4, "Adam's learning rate")
-    beta2: float = setting(0.98, "Adam's second moment decay, the official code's")
-    schedule: Literal["constant", "cosine"] = setting("constant", "of the learning rate after the warm-up")
-    warmup_steps: int = setting(0, "steps of linear warm-up")
-    warm_start_steps: int = setting(
-        0, "steps that bring the projectors near each other among the word embeddings before the LLM takes part"
-    )
-    positions: Literal["last", "all"] = setting(
-        "last", "targets: each training sequence's last item, or every item but the first (A-LLMRec_all)"
-    )
-    history_length: int = setting(10, "items of history in a prompt at most")
-    candidates: int = setting(20, "titles to choose from")
-    title_max_tokens: int = setting(32, "tokens that longer titles are cut to")
-    style: Literal["neutral", "movies", "games", "goods"] = setting("neutral", "the words of the prompt")
-    item_vectors: Literal["joint", "text", "normal", "cf", "none"] = setting(
-        "joint",
-        "behind each title: stage 1's joint embedding, its text latent, fixed random numbers of N(0, 1), the CF "
-        "model's own vector without a stage 1 (MLP-LLM), or nothing",
-    )
-    text_share: float = setting(
-        0.0, "share of the item vectors that training draws from the text latents, as for items without interactions"
-    )
-    user_vector: bool = setting(True, "begin with the user's vector")
-    cf_train_mode: bool = setting(False, "leave the CF model's dropout on, as the official code does")
-    dtype: Literal["float32", "bfloat16"] = setting("bfloat16", "of the language model; projectors are float32")
-    remat: bool = setting(False, "recompute layers in the backward pass to save memory")
-    choose: Literal["best", "last"] = setting("best", "export the best step on validation (Hit@1), or the last one")
-    validation_users: int = setting(500, "users in a validation, a seeded sample; one validation each epoch")
-    patience: int = setting(0, "validations without improvement before training stops; 0 is never")
-    llm_weights: LLMWeights = setting(  # noqa: RUF009 - ruff does not see that the alias is of texts
-        "dtype", "the language model's kernels in its dtype, or rounded to int8", added=True
-    )
-    sort_batches: int = setting(
-        0,
-        "batches in a row that share out their samples by the prompts' lengths, so that little is padding; 0 is none",
-        added=True,
-    )
-
-    @property
-    def kind(self) -> str:
-        """Of the run: MLP-LLM, which has no stage 1, is a system of its own."""
-        return "mlp-llm" if self.item_vectors == "cf" else "stage2"
-
-
-PRESETS = {
-    "paper": Stage2Settings(),
-    "official": Stage2Settings(batch_size=2, title_max_tokens=256, cf_train_mode=True, choose="last"),
-    "small": Stage2Settings(
-        steps=320,
-        batch_size=32,
-        learning_rate=1e-3,
-        schedule="cosine",
-        warmup_steps=20,
-        warm_start_steps=300,
-        text_share=0.3,
-        positions="all",
-        history_length=6,
-        title_max_tokens=16,
-        dtype="float32",
-        choose="last",
-    ),
-}
 
 
 class Stage2State(NamedTuple):
@@ -153,31 +72,8 @@ class Frozen(NamedTuple):
     latents: Float[Array, "M Dj"] | None
 
 
-class Question(NamedTuple):
-    """Samples with their candidates.
-
-    Attributes:
-        users: [B] user indices.
-        histories: [B, T] items before the target, left-padded with 0.
-        targets: [B] items.
-        candidates: [B, K] items, the target among them.
-    """
-
-    users: Int[np.ndarray, "B"]
-    histories: Int[np.ndarray, "B T"]
-    targets: Int[np.ndarray, "B"]
-    candidates: Int[np.ndarray, "B K"]
-
-
-class Batch(NamedTuple):
-    """A training batch; a pytree."""
-
-    prompts: PromptBatch
-    users: Float[Array, "B D"] | None
-
-
 def answer_loss(
-    llm: OPT, params: Any, frozen: Frozen, batch: Batch
+    llm: OPT, params: Any, frozen: Frozen, batch: Stage2Batch
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Summed negative log-likelihood of the answers' tokens; rows whose every token is the most probable, as ``exact``.
 
@@ -206,7 +102,7 @@ def loss_behind(
     return jnp.sum(losses * prompts.target_mask), {"exact": jnp.sum(exact, dtype=jnp.float32)}
 
 
-Step = Callable[[Stage2State, Frozen, Batch], tuple[Stage2State, dict[str, jax.Array]]]
+Step = Callable[[Stage2State, Frozen, Stage2Batch], tuple[Stage2State, dict[str, jax.Array]]]
 
 
 def make_step(llm: OPT, optimizer: optax.GradientTransformation, accumulation: int = 1) -> Step:
@@ -217,8 +113,8 @@ def make_step(llm: OPT, optimizer: optax.GradientTransformation, accumulation: i
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: Stage2State, frozen: Frozen, batch: Batch) -> tuple[Stage2State, dict[str, jax.Array]]:
-        def add_part(total: Any, part: Batch) -> tuple[Any, None]:
+    def step(state: Stage2State, frozen: Frozen, batch: Stage2Batch) -> tuple[Stage2State, dict[str, jax.Array]]:
+        def add_part(total: Any, part: Stage2Batch) -> tuple[Any, None]:
             grad = jax.value_and_grad(lambda params: answer_loss(llm, params, frozen, part), has_aux=True)
             return jax.tree.map(jnp.add, total, grad(state.params)), None
 
@@ -255,131 +151,7 @@ def make_optimizer(settings: Stage2Settings, total_steps: int) -> optax.Gradient
     return optax.adam(rate, b1=0.9, b2=settings.beta2)
 
 
-def pad_batch(batch: Batch, parts: int = 1) -> Batch:
-    """A batch whose parts split evenly over the mesh in use: repeated rows without answer tokens are added."""
-    count = len(batch.prompts.ids)
-    rows = sharding.padded_rows(count, parts=parts)
-    if len(rows) == count:
-        return batch
-    batch = jax.tree.map(lambda x: np.asarray(x)[rows % count], batch)
-    mask = batch.prompts.target_mask * (rows < count)[:, None]
-    return batch._replace(prompts=batch.prompts._replace(target_mask=mask.astype(np.float32)))
-
-
-class Sampler:
-    """Training batches: batch i depends on the seed and i only.
-
-    Args:
-        dataset: whose training sequences give the samples.
-        cf: the frozen CF model; ``None`` where no prompt holds a user's vector.
-        tables: of the language model and the data set's titles.
-        settings: of the run.
-        seed: of order, negatives, display order and CF dropout.
-
-    Raises:
-        UserError: there is nothing to train on, or the settings need a live CF model and this one is not.
-    """
-
-    def __init__(
-        self, dataset: Dataset, cf: CFModel | None, tables: PromptTables, settings: Stage2Settings, seed: int
-    ) -> None:
-        self.dataset, self.tables, self.settings, self.seed = dataset, tables, settings, seed
-        self.cf = None if cf is None else cf.at("train")
-        if cf is not None and not cf.live and (settings.positions == "all" or settings.cf_train_mode):
-            name = "positions all" if settings.positions == "all" else "cf_train_mode"
-            raise UserError(f"{name} needs a live CF model; precomputed user vectors have one history per user")
-        self.title_ids = title_groups(dataset.titles)
-        self.users, self.places = dataset.training_targets(settings.positions)
-        self.shapes: set[tuple[int, int]] = set()
-        self.dropped = 0
-        self.tokens_read = self.tokens_processed = 0
-        self._title_tokens = np.diff(tables.titles.offsets)
-        self._title_tokens[0] = 0
-        self._widest_answer = int(self._title_tokens.max()) + len(tables.end)
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-    def draw(self, index: int, size: int, purpose: str = "stage2") -> Question:
-        """Samples ``index * size`` and on, with candidates. Epochs follow each other without a gap."""
-        dataset, settings = self.dataset, self.settings
-        epochs, places = np.divmod(np.arange(index * size, (index + 1) * size), len(self))
-        chosen = np.asarray([self._order(int(epoch))[place] for epoch, place in zip(epochs, places, strict=True)])
-        users, places = self.users[chosen], self.places[chosen]
-        targets = dataset.items[dataset.offsets[users] + places]
-        histories = dataset.items_before(users, places, max(CF_HISTORY, settings.history_length))
-
-        rng = numpy_rng(self.seed, f"{purpose}/candidates", index)
-        known = dataset.train_lengths[users]
-        trained = dataset.items_before(users, known, int(known.max()))
-        negatives = training_negatives(rng, trained, targets, self.title_ids, settings.candidates - 1)
-        candidates = rng.permuted(np.concatenate([targets[:, None], negatives], axis=1), axis=1)
-        return Question(users, histories, targets, candidates)
-
-    def user_vectors(self, question: Question, key: jax.Array | None = None) -> Float[Array, "B D"]:
-        """The CF model's user vectors before the targets; ``key`` leaves its dropout on."""
-        if self.cf is None:
-            raise ValueError("user vectors need a CF model")
-        return self.cf.user_vectors(question.users, question.histories, key=key)
-
-    def __call__(self, index: int) -> Batch:
-        """Batch ``index``, 0-based, always full."""
-        settings = self.settings
-        question = self._sorted(index) if settings.sort_batches else self.draw(index, settings.batch_size)
-        prompts = build_prompts(
-            self.tables,
-            STYLES[settings.style],
-            question.histories[:, -settings.history_length :],
-            question.candidates,
-            question.targets,
-            soft=True,
-            user_slot=settings.user_vector,
-            item_slots=settings.item_vectors != "none",
-            answer_width=self._widest_answer,
-        )
-        self.shapes.add((prompts.ids.shape[1], prompts.targets.shape[1]))
-        self.dropped += int(prompts.dropped.sum())
-        self.tokens_read += int(prompts.lengths.sum())
-        self.tokens_processed += prompts.ids.size
-        vectors = None
-        if settings.user_vector:
-            key = jax_key(self.seed, "stage2/cf-dropout", index) if settings.cf_train_mode else None
-            vectors = self.user_vectors(question, key)
-        return pad_batch(Batch(prompts._replace(items=self.rows(prompts.items, index)), vectors), settings.accumulation)
-
-    def _sorted(self, index: int) -> Question:
-        """Batch ``index`` where batches in a row share out the samples drawn for all of them: neighbours in the titles'
-        tokens come together, and the batches come in random order."""
-        settings, size = self.settings, self.settings.batch_size
-        group, place = divmod(index, settings.sort_batches)
-        drawn, order = self._group(group)
-        place = numpy_rng(self.seed, "stage2/sorted-batches", group).permutation(settings.sort_batches)[place]
-        chosen = order[place * size : (place + 1) * size]
-        return Question(*(field[chosen] for field in drawn))
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - a sampler lives as long as its run
-    def _group(self, group: int) -> tuple[Question, Int[np.ndarray, "N"]]:
-        """The samples of the batches of a group, and their order by the tokens that differ between prompts."""
-        settings = self.settings
-        drawn = self.draw(group, settings.sort_batches * settings.batch_size)
-        histories = drawn.histories[:, -settings.history_length :]
-        shown = np.concatenate([histories, drawn.candidates, drawn.targets[:, None]], axis=1)
-        tokens = self._title_tokens[shown].sum(axis=1) + ITEM_TOKENS * np.count_nonzero(histories, axis=1)
-        return drawn, np.argsort(tokens, kind="stable")
-
-    def rows(self, items: Int[np.ndarray, "B P"], index: int, purpose: str = "stage2") -> Int[np.ndarray, "B P"]:
-        """Rows of :attr:`Frozen.latents` for items; a share of them are those of the text latents."""
-        if not self.settings.text_share:
-            return items
-        by_text = numpy_rng(self.seed, f"{purpose}/text-share", index).random(items.shape) < self.settings.text_share
-        return np.where(by_text, items + len(self.dataset.titles), items).astype(np.int32)
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - a sampler lives as long as its run
-    def _order(self, epoch: int) -> Int[np.ndarray, "N"]:
-        return numpy_rng(self.seed, "stage2/order", epoch).permutation(len(self))
-
-
-def start_projectors(params: Any, frozen: Frozen, sampler: Sampler) -> Any:
+def start_projectors(params: Any, frozen: Frozen, sampler: Stage2Sampler) -> Any:
     """Fresh projector parameters after the warm start that the settings ask for."""
     latents, settings = frozen.latents, sampler.settings
     if latents is None and not settings.user_vector:
@@ -388,19 +160,19 @@ def start_projectors(params: Any, frozen: Frozen, sampler: Sampler) -> Any:
     titles = _title_words(sampler.tables, np.asarray(words, np.float32)) if latents is None else None
     purpose = "stage2/warm-start"
 
-    def batch_at(index: int) -> Start:
+    def batch_at(index: int) -> WarmStartBatch:
         question = sampler.draw(index, WARM_START_BATCH, purpose)
         column = jnp.asarray(np.argmax(question.candidates == question.targets[:, None], axis=1))
         users = sampler.user_vectors(question) if settings.user_vector else None
         if titles is not None:
-            return Start(column, users, titles=titles[question.candidates])
+            return WarmStartBatch(column, users, titles=titles[question.candidates])
         assert latents is not None
         items = jnp.take(latents, sampler.rows(question.candidates, index, purpose), axis=0)
         if users is not None:
-            return Start(column, users, items=items)
+            return WarmStartBatch(column, users, items=items)
         read = question.histories[:, -settings.history_length :]
         history = jnp.take(latents, sampler.rows(read, index, f"{purpose}/history"), axis=0)
-        return Start(column, history=history, real=jnp.asarray(read > 0), items=items)
+        return WarmStartBatch(column, history=history, real=jnp.asarray(read > 0), items=items)
 
     return warm_start(params, words, batch_at, settings.warm_start_steps)[0]
 
@@ -489,7 +261,7 @@ def train_stage2(
             raise UserError(f"text_share goes with item vectors joint, not {settings.item_vectors}; set it to 0")
         shown = np.concatenate([item_latents(stage1, kind, seed) for kind in ("joint", "text")])
     frozen = Frozen(llm_params, None if shown is None else jnp.asarray(shown))
-    sampler = Sampler(dataset, cf, tables, settings, seed)
+    sampler = Stage2Sampler(dataset, cf, tables, settings, seed)
 
     epoch_steps = math.ceil(len(sampler) / settings.batch_size)
     total_steps = settings.steps or settings.epochs * epoch_steps
@@ -579,14 +351,6 @@ def make_validation(
     return evaluate
 
 
-def load_llm(
-    name_or_path: str | Path, dtype: str, weights: LLMWeights = "dtype", *, remat: bool = False
-) -> tuple[OPT, Any]:
-    """A frozen OPT and its parameters, in ``dtype`` both; its kernels perhaps in int8."""
-    config, params = load_opt(name_or_path, jnp.dtype(dtype), int8=weights == "int8")
-    return OPT(config, jnp.dtype(dtype), remat), params
-
-
 def check_length(tables: PromptTables, settings: Stage2Settings) -> None:
     """Refuses settings under which no prompt fits the language model's positions: those of the shortest titles do not.
 
@@ -604,17 +368,4 @@ def check_length(tables: PromptTables, settings: Stage2Settings) -> None:
         soft=True,
         user_slot=settings.user_vector,
         item_slots=settings.item_vectors != "none",
-    )
-
-
-def prompt_tables(name_or_path: str | Path, cfg: OPTConfig, titles: list[str], title_max_tokens: int) -> PromptTables:
-    """Prompt tables of a language model and a catalogue's titles ([N+1], the first one padding's)."""
-    tokenizer = load_tokenizer(name_or_path)
-    return PromptTables(
-        tokenizer,
-        title_table(tokenizer, titles, title_max_tokens),
-        cfg.max_position_embeddings,
-        cfg.bos_token_id,
-        cfg.eos_token_id,
-        cfg.pad_token_id,
     )

@@ -36,7 +36,7 @@ EXPLAINED = 0.9
 LEARNING_RATE = 1e-3
 
 
-class Batch(NamedTuple):
+class WarmStartBatch(NamedTuple):
     """What a step of the warm start reads; a pytree.
 
     Attributes:
@@ -68,7 +68,7 @@ def word_directions(words: Float[np.ndarray, "V E"]) -> tuple[Float[np.ndarray, 
 def warm_start(
     params: Any,
     words: Float[np.ndarray, "V E"],
-    batch_at: Callable[[int], Batch],
+    batch_at: Callable[[int], WarmStartBatch],
     steps: int,
 ) -> tuple[Any, float]:
     """Projector parameters after ``steps`` contrastive steps.
@@ -95,7 +95,7 @@ def warm_start(
     def unit(x: Array) -> Array:
         return x * (norm / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6))
 
-    def loss(params: Any, batch: Batch) -> tuple[Array, Array]:
+    def loss(params: Any, batch: WarmStartBatch) -> tuple[Array, Array]:
         users, items = projectors.apply({"params": params}, batch.users, batch.items)
         sizes = [jnp.sum(x**2, axis=-1) / norm**2 for x in (users, items) if x is not None]
         if users is None:
@@ -111,7 +111,7 @@ def warm_start(
         return entropy + penalty, jnp.mean(likeness.argmax(-1) == batch.target)
 
     @jax.jit
-    def step(params: Any, state: Any, batch: Batch) -> tuple[Any, Any, Array]:
+    def step(params: Any, state: Any, batch: WarmStartBatch) -> tuple[Any, Any, Array]:
         gradient, hit = jax.grad(loss, has_aux=True)(params, batch)
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, hit

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from allmrec_jax.baselines import ctrl
-from allmrec_jax.baselines.ctrl import CTRLSettings, Sampler, history_text, train_ctrl
+from allmrec_jax.baselines.ctrl import ContrastSampler, CTRLSettings, history_text, train_ctrl
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.ctrl import CTRL, Aligner, contrastive_loss, similarities
 from allmrec_jax.models.cf.protocol import load_export
@@ -91,7 +91,7 @@ def test_it_is_sasrec_and_one_dense_layer():
 
 def test_texts_tell_the_training_history_and_nothing_else(planted, encoder_path):
     encoder = load_sentence_encoder(encoder_path)
-    sampler = Sampler(planted, encoder, SETTINGS.pretraining, 0)
+    sampler = ContrastSampler(planted, encoder, SETTINGS.pretraining, 0)
     batch = sampler(0)
     allowed = {
         tuple(planted.train_sequence(user)[:n][-SETTINGS.max_length :])
@@ -103,7 +103,7 @@ def test_texts_tell_the_training_history_and_nothing_else(planted, encoder_path)
         assert tuple(history.tolist()) in allowed
         text = history_text([planted.titles[item] for item in history[-4:]])
         assert encoder.tokenizer.encode(text).ids[:40] == ids[:length].tolist()
-    np.testing.assert_array_equal(batch.items, Sampler(planted, encoder, SETTINGS.pretraining, 0)(0).items)
+    np.testing.assert_array_equal(batch.items, ContrastSampler(planted, encoder, SETTINGS.pretraining, 0)(0).items)
     last = sampler(sampler.steps_per_epoch - 1)
     assert last.weights.sum() == planted.num_users - 50 * (sampler.steps_per_epoch - 1)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from allmrec_jax.baselines import morec
-from allmrec_jax.baselines.morec import Batch, Head, MoRecSettings, Sampler, batch_loss, train_morec
+from allmrec_jax.baselines.morec import Head, MoRecBatch, MoRecSampler, MoRecSettings, batch_loss, train_morec
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.protocol import load_cf, load_export
 from allmrec_jax.models.cf.sasrec import SASRec
@@ -65,7 +65,7 @@ def test_loss_is_sasrecs_over_the_encoded_items(planted, encoder_path, loss):
     settings = dataclasses.replace(SETTINGS, loss=loss, batch_size=5)
     encoder = load_sentence_encoder(encoder_path)
     tokens = tokenize_texts(encoder, planted.titles, 8)
-    params, batch = start(encoder, settings), Sampler(planted, tokens, settings, 0)(3)
+    params, batch = start(encoder, settings), MoRecSampler(planted, tokens, settings, 0)(3)
     loss_and_gradient = jax.jit(jax.value_and_grad(lambda p: batch_loss(encoder, settings, p, batch, None)))
     found, gradient = loss_and_gradient(params)
 
@@ -97,16 +97,16 @@ def test_loss_is_sasrecs_over_the_encoded_items(planted, encoder_path, loss):
 
 def test_each_distinct_item_is_encoded_once(planted, encoder_path):
     tokens = tokenize_texts(load_sentence_encoder(encoder_path), planted.titles, 8)
-    sampler = Sampler(planted, tokens, dataclasses.replace(SETTINGS, loss="bce"), 0)
+    sampler = MoRecSampler(planted, tokens, dataclasses.replace(SETTINGS, loss="bce"), 0)
     batch = sampler(0)
     real = np.isfinite(batch.log_share)
     used = np.unique(np.concatenate([part[part > 0] for part in (batch.inputs, batch.positives, batch.negatives)]))
     assert used.tolist() == list(range(1, real.sum() + 1))
     assert len(np.unique(batch.ids[real], axis=0)) == real.sum()
-    again = Sampler(planted, tokens, dataclasses.replace(SETTINGS, loss="bce"), 0)(0)
+    again = MoRecSampler(planted, tokens, dataclasses.replace(SETTINGS, loss="bce"), 0)(0)
     for ours, theirs in zip(batch, again, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert isinstance(batch, Batch)
+    assert isinstance(batch, MoRecBatch)
 
 
 def test_it_beats_popularity_and_its_export_is_a_cf_model(planted, encoder_path, tmp_path):

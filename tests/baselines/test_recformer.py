@@ -12,8 +12,8 @@ import pytest
 
 from allmrec_jax.baselines import recformer
 from allmrec_jax.baselines.recformer import (
+    RecformerSampler,
     RecformerSettings,
-    Sampler,
     finetuning_loss,
     mask_tokens,
     most_masked,
@@ -98,7 +98,7 @@ def test_attributes_are_names_and_values_cut_together():
 def test_losses_match_numpy(planted):
     made, config, tokens = start(planted)
     params = jax.tree.map(jnp.asarray, made.params)
-    sampler = Sampler(planted, config, tokens, dataclasses.replace(SETTINGS, batch_size=7), 0, "test")
+    sampler = RecformerSampler(planted, config, tokens, dataclasses.replace(SETTINGS, batch_size=7), 0, "test")
     batch = sampler(sampler.steps_per_epoch - 1)
     count = int(batch.weights.sum())
     assert 0 < count < 7, "the last batch is filled up"
@@ -128,7 +128,7 @@ def test_masked_tokens_are_restored_from_all_their_states(planted):
     made, config, tokens = start(planted)
     params, key = jax.tree.map(jnp.asarray, made.params), jax.random.key(3)
     settings = dataclasses.replace(SETTINGS, batch_size=7, mask_share=0.4)
-    batch = Sampler(planted, config, tokens, settings, 0, "test")(0)
+    batch = RecformerSampler(planted, config, tokens, settings, 0, "test")(0)
     _, found = jax.jit(partial(pretraining_loss, config, made.mask, settings))(params, batch, key)
 
     masks, dropout = jax.random.split(key, 4)[2:]

@@ -18,12 +18,14 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.metrics import target_ranks
 from allmrec_jax.models.llm.lora import init_adapter
 from allmrec_jax.models.llm.opt import init_params
+from allmrec_jax.pretrained.frozen_llm import prompt_tables
 from allmrec_jax.pretrained.llm import save_opt
 from allmrec_jax.pretrained.peft import load_adapter
 from allmrec_jax.runs import load_run
 from allmrec_jax.trained.tallrec import load_tallrec
 from allmrec_jax.training.metrics import read_lines
-from allmrec_jax.training.stage2 import Sampler, make_optimizer, prompt_tables
+from allmrec_jax.training.stage2 import make_optimizer
+from allmrec_jax.training.stage2_batches import Stage2Sampler
 
 SETTINGS = TallrecSettings(
     steps=80, batch_size=8, learning_rate=0.005, schedule="cosine", history_length=1, title_max_tokens=8,
@@ -116,7 +118,7 @@ def parts(planted, llm_path):
 
 
 def sampled(planted, parts, settings, index):
-    sampler = Sampler(planted, None, parts[2], settings.sampling, 0)
+    sampler = Stage2Sampler(planted, None, parts[2], settings.sampling, 0)
     return make_batch(sampler, settings, index)
 
 

@@ -18,8 +18,11 @@ from allmrec_jax.pretrained.llm import save_opt
 from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
 from allmrec_jax.trained.recommend import NewItem, load_recommender
 from allmrec_jax.training.cf import train_cf
-from allmrec_jax.training.stage1 import Stage1Settings, load_stage1, train_stage1
-from allmrec_jax.training.stage2 import Stage2Settings, train_stage2
+from allmrec_jax.training.stage1 import train_stage1
+from allmrec_jax.training.stage1_export import load_stage1
+from allmrec_jax.training.stage1_settings import Stage1Settings
+from allmrec_jax.training.stage2 import train_stage2
+from allmrec_jax.training.stage2_settings import Stage2Settings
 
 ITEMS, USERS = 45, 24
 NEVER = ITEMS

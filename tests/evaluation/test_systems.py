@@ -33,7 +33,7 @@ from allmrec_jax.pretrained.llm import llm_hash, save_opt
 from allmrec_jax.pretrained.peft import LoRA, save_adapter
 from allmrec_jax.runs import Run, load_run, save_arrays
 from allmrec_jax.trained.sources import EvaluationSettings, Sources
-from allmrec_jax.training.stage2 import Stage2Settings
+from allmrec_jax.training.stage2_settings import Stage2Settings
 
 ITEMS, USERS, USER_DIM, ITEM_DIM, HIDDEN = 44, 30, 5, 6, 16
 SETTINGS = Stage2Settings(history_length=3, dtype="float32", title_max_tokens=8)

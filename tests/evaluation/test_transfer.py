@@ -11,7 +11,8 @@ from allmrec_jax.models.alignment import Alignment
 from allmrec_jax.models.cf.ncf import NCF, NCFConfig, NeuMF
 from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig
 from allmrec_jax.report import paper
-from allmrec_jax.training.stage1 import Stage1Export, Stage1Settings
+from allmrec_jax.training.stage1_export import Stage1Export
+from allmrec_jax.training.stage1_settings import Stage1Settings
 
 HISTORIES = np.array([[0, 1, 4], [2, 3, 6]])
 

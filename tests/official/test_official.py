@@ -23,7 +23,7 @@ from allmrec_jax.official.layout import Layout
 from allmrec_jax.outputs import MARK
 from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
 from allmrec_jax.trained.stage2 import load_stage2
-from allmrec_jax.training.stage1 import load_stage1
+from allmrec_jax.training.stage1_export import load_stage1
 
 NAME, USERS, ITEMS, DIM, LENGTH, WORDS = "Video_Games", 4, 9, 8, 6, 256
 SEQUENCES = [[1, 2, 3, 4], [5, 6, 7], [8, 9, 1, 2, 3], [4, 5]]

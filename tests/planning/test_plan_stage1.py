@@ -22,7 +22,9 @@ from allmrec_jax.models.text_encoder import TextEncoder, TextEncoderConfig, init
 from allmrec_jax.planning.devices import DEVICES, LATENT_DIM, USER_DIM
 from allmrec_jax.planning.stage1 import Stage1Work, exchanges, flops, make_plan, memory, nearest_choices
 from allmrec_jax.sharding import MeshShape, use_mesh
-from allmrec_jax.training.stage1 import PRESETS, Model, Part, Stage1State, make_optimizer, make_step
+from allmrec_jax.training.stage1 import Stage1Model, Stage1State, make_optimizer, make_step
+from allmrec_jax.training.stage1_batches import Stage1Batch
+from allmrec_jax.training.stage1_settings import PRESETS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +64,7 @@ def compiled_step(work: Stage1Work) -> Any:
     with use_mesh(work.mesh if work.mesh.size > 1 else None), sharding.scope():
         ints, floats = (partial(shape, dtype, 1, spec=P(None, sharding.AXES)) for dtype in (jnp.int32, jnp.float32))
         users, texts = work.batch, 2 * work.batch
-        batch = Part(
+        batch = Stage1Batch(
             items=floats(texts, USER_DIM),
             ids=ints(texts, work.length),
             lengths=ints(texts),
@@ -74,7 +76,7 @@ def compiled_step(work: Stage1Work) -> Any:
         )
         state = Stage1State(placed(params), placed(jax.eval_shape(optimizer.init, params)), shape(jnp.int32))
         holder: Any = SimpleNamespace(model=module)
-        step: Any = make_step(Model(alignment, holder, PRESETS["paper"]), optimizer, 0)
+        step: Any = make_step(Stage1Model(alignment, holder, PRESETS["paper"]), optimizer, 0)
         return step.lower(state, batch).compile()
 
 

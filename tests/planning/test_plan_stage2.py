@@ -37,7 +37,9 @@ from allmrec_jax.planning.stage2 import (
 )
 from allmrec_jax.prompts import PromptBatch
 from allmrec_jax.sharding import MeshShape, use_mesh
-from allmrec_jax.training.stage2 import PRESETS, Batch, Frozen, Stage2State, make_optimizer, make_step
+from allmrec_jax.training.stage2 import Frozen, Stage2State, make_optimizer, make_step
+from allmrec_jax.training.stage2_batches import Stage2Batch
+from allmrec_jax.training.stage2_settings import PRESETS
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,11 +87,11 @@ def params_of(work: Work) -> Any:
     return jax.eval_shape(partial(init_params, work.llm), jax.random.key(0))
 
 
-def step_inputs(work: Work) -> tuple[Stage2State, Frozen, Batch]:
+def step_inputs(work: Work) -> tuple[Stage2State, Frozen, Stage2Batch]:
     """Shapes of what the training step is given."""
     projectors = projectors_of(work)
     moments = jax.eval_shape(make_optimizer(PRESETS["paper"], 10).init, projectors)
-    batch: Any = Batch(prompts_of(work), floats(work.rows, USER_DIM))
+    batch: Any = Stage2Batch(prompts_of(work), floats(work.rows, USER_DIM))
     return Stage2State(projectors, moments), Frozen(params_of(work), floats(501, LATENT_DIM)), batch
 
 

@@ -12,7 +12,8 @@ from allmrec_jax.fileio import load_arrays
 from allmrec_jax.models.cf.sasrec import SASRecSettings
 from allmrec_jax.sharding import use_mesh
 from allmrec_jax.training.cf import train_cf
-from allmrec_jax.training.stage1 import Stage1Settings, train_stage1
+from allmrec_jax.training.stage1 import train_stage1
+from allmrec_jax.training.stage1_settings import Stage1Settings
 
 CF = SASRecSettings(
     dim=8, blocks=1, max_length=8, dropout=0.1, learning_rate=1e-2, batch_size=14, epochs=2, buckets=1,

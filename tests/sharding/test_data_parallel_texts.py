@@ -72,7 +72,9 @@ def test_morec(planted: Dataset, encoder: SentenceEncoder) -> None:
     state = morec.MoRecState(params, morec.make_optimizer(settings).init(params), jnp.zeros((), jnp.int32))
     tokens = tokenize_texts(encoder, planted.titles, 8)
     assert_same_step(
-        lambda: morec.make_step(encoder, settings, 0), state, lambda: morec.Sampler(planted, tokens, settings, 0)(1)
+        lambda: morec.make_step(encoder, settings, 0),
+        state,
+        lambda: morec.MoRecSampler(planted, tokens, settings, 0)(1),
     )
 
 
@@ -87,7 +89,7 @@ def test_ctrl(planted: Dataset, encoder: SentenceEncoder) -> None:
     assert_same_step(
         lambda: ctrl.make_step(encoder, model, settings, 0)[1],
         state,
-        lambda: sharding.fill_up(ctrl.Sampler(planted, encoder, settings, 0)(1)),
+        lambda: sharding.fill_up(ctrl.ContrastSampler(planted, encoder, settings, 0)(1)),
     )
 
 
@@ -108,7 +110,7 @@ def test_recformer(planted: Dataset) -> None:
     training = recformer._Training(planted, config, tokens, made.mask, settings, 0, "", False, True)
     optimizer = training.optimizer()
     state = recformer.RecformerState(made.params, jnp.zeros(()), optimizer.init(made.params), jnp.zeros((), jnp.int32))
-    sampler = recformer.Sampler(planted, config, tokens, settings, 0, "pretrain")
+    sampler = recformer.RecformerSampler(planted, config, tokens, settings, 0, "pretrain")
     assert_same_step(
         lambda: recformer.make_step(loss, optimizer, 0, "pretrain"), state, lambda: sharding.fill_up(sampler(1))
     )

@@ -18,16 +18,9 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.models.llm.opt import OPT_RULES, PUBLISHED, init_params
 from allmrec_jax.runs import Run
 from allmrec_jax.sharding import MeshShape, check_devices, check_heads, parse_mesh, use_mesh
-from allmrec_jax.training.stage2 import (
-    PRESETS,
-    Batch,
-    Frozen,
-    Stage2State,
-    answer_loss,
-    make_optimizer,
-    make_step,
-    pad_batch,
-)
+from allmrec_jax.training.stage2 import Frozen, Stage2State, answer_loss, make_optimizer, make_step
+from allmrec_jax.training.stage2_batches import Stage2Batch, pad_batch
+from allmrec_jax.training.stage2_settings import PRESETS
 
 MESHES = [
     MeshShape(data, fsdp, tensor)
@@ -63,7 +56,7 @@ def new_state() -> Stage2State:
     return sharding.place(Stage2State(params, make_optimizer(PRESETS["paper"], 10).init(params)))
 
 
-def batch(accumulation: int = 1) -> Batch:
+def batch(accumulation: int = 1) -> Stage2Batch:
     return sharding.place_batch(pad_batch(sharded_llm.batch(ROWS + accumulation - 1), accumulation))
 
 

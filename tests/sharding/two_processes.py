@@ -21,13 +21,9 @@ from allmrec_jax.pretrained import llm as convert  # noqa: E402
 from allmrec_jax.runs import Run  # noqa: E402
 from allmrec_jax.training.loop import LoopSettings, train_loop  # noqa: E402
 from allmrec_jax.training.metrics import MetricsLogger  # noqa: E402
-from allmrec_jax.training.stage2 import (  # noqa: E402
-    PRESETS,
-    Frozen,
-    Stage2State,
-    make_step,
-    pad_batch,
-)
+from allmrec_jax.training.stage2 import Frozen, Stage2State, make_step  # noqa: E402
+from allmrec_jax.training.stage2_batches import pad_batch  # noqa: E402
+from allmrec_jax.training.stage2_settings import PRESETS  # noqa: E402
 
 
 def train_and_ask(model_path: Path, out: Path, steps: int) -> None:

@@ -15,8 +15,10 @@ from allmrec_jax.models.cf.gru4rec import GRU4RecSettings
 from allmrec_jax.models.cf.sasrec import SASRecSettings
 from allmrec_jax.trained.sources import EvaluationSettings, Sources
 from allmrec_jax.training.cf import train_cf
-from allmrec_jax.training.stage1 import Stage1Settings, train_stage1
-from allmrec_jax.training.stage2 import Stage2Settings, train_stage2
+from allmrec_jax.training.stage1 import train_stage1
+from allmrec_jax.training.stage1_settings import Stage1Settings
+from allmrec_jax.training.stage2 import train_stage2
+from allmrec_jax.training.stage2_settings import Stage2Settings
 
 GROUPS, SIZE, USERS, CANDIDATES = 4, 12, 100, 5
 CF: dict[str, Any] = dict(

@@ -12,13 +12,14 @@ from allmrec_jax.embedded.synthetic import PRESETS as SYNTHETIC
 from allmrec_jax.embedded.synthetic import generate
 from allmrec_jax.pretrained.llm import load_tokenizer
 from allmrec_jax.prompts import PromptTables, title_table
-from allmrec_jax.training.stage2 import PRESETS, Sampler, Stage2Settings
+from allmrec_jax.training.stage2_batches import Stage2Sampler
+from allmrec_jax.training.stage2_settings import PRESETS, Stage2Settings
 
 
-def sampler(dataset: Dataset, settings: Stage2Settings) -> Sampler:
+def sampler(dataset: Dataset, settings: Stage2Settings) -> Stage2Sampler:
     tokenizer = load_tokenizer("opt-nano")
     tables = PromptTables(tokenizer, title_table(tokenizer, dataset.titles, settings.title_max_tokens), 2048)
-    return Sampler(dataset, None, tables, dataclasses.replace(settings, user_vector=False), 0)
+    return Stage2Sampler(dataset, None, tables, dataclasses.replace(settings, user_vector=False), 0)
 
 
 @pytest.fixture(scope="module")

@@ -14,18 +14,11 @@ from allmrec_jax.models.alignment import Alignment
 from allmrec_jax.models.cf.protocol import load_cf
 from allmrec_jax.models.text_encoder import SentenceEncoder, TextEncoder, TextEncoderConfig, init_params, tokenize_texts
 from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder, save_sentence_encoder
-from allmrec_jax.training import stage1
-from allmrec_jax.training.stage1 import (
-    Catalogue,
-    Model,
-    Sampler,
-    Stage1Settings,
-    Stage1State,
-    load_stage1,
-    make_optimizer,
-    make_step,
-    train_stage1,
-)
+from allmrec_jax.training import stage1_batches
+from allmrec_jax.training.stage1 import Stage1Model, Stage1State, make_optimizer, make_step, train_stage1
+from allmrec_jax.training.stage1_batches import Catalogue, Stage1Sampler
+from allmrec_jax.training.stage1_export import load_stage1
+from allmrec_jax.training.stage1_settings import Stage1Settings
 
 USERS, ITEMS, DIM = 30, 80, 6
 SETTINGS = Stage1Settings(
@@ -90,7 +83,7 @@ def make_sampler(world, settings=SETTINGS):
     encoder = load_sentence_encoder(path / "encoder")
     cf = load_cf(path / "cf", dataset)
     tokens = tokenize_texts(encoder, item_texts(dataset, settings.text_style), settings.text_max_tokens)
-    return Sampler(dataset, cf, Catalogue(cf.item_vectors(), tokens, None), settings, seed=0), cf
+    return Stage1Sampler(dataset, cf, Catalogue(cf.item_vectors(), tokens, None), settings, seed=0), cf
 
 
 def test_an_epoch_holds_every_user_once_with_vectors_and_an_unmet_negative(world):
@@ -129,14 +122,16 @@ def test_all_positions_are_samples_with_the_history_before_them(world, monkeypat
     _, dataset = world
     sampler, _ = make_sampler(world)
     monkeypatch.setattr(sampler.cf.__class__, "live", True)
-    everywhere = Sampler(dataset, sampler.cf, sampler.catalogue, dataclasses.replace(SETTINGS, positions="all"), seed=0)
+    everywhere = Stage1Sampler(
+        dataset, sampler.cf, sampler.catalogue, dataclasses.replace(SETTINGS, positions="all"), seed=0
+    )
     expected = {
         (user, tuple(sequence[:place]), sequence[place])
         for user in range(USERS)
         for sequence in [dataset.train_sequence(user).tolist()]
         for place in range(1, len(sequence))
     }
-    histories = dataset.items_before(everywhere.users, everywhere.places, stage1.CF_HISTORY)
+    histories = dataset.items_before(everywhere.users, everywhere.places, stage1_batches.CF_HISTORY)
     targets = dataset.items[dataset.offsets[everywhere.users] + everywhere.places]
     found = [
         (user, tuple(history[history > 0].tolist()), target)
@@ -160,7 +155,7 @@ def test_accumulation_in_parts_is_the_whole_batch(world):
     for accumulation in (1, 4):
         settings = dataclasses.replace(SETTINGS, accumulation=accumulation, batch_size=16)
         sampler, _ = make_sampler(world, settings)
-        model = Model(Alignment(DIM, 12, 10), make_encoder(dropout=0.0), settings)
+        model = Stage1Model(Alignment(DIM, 12, 10), make_encoder(dropout=0.0), settings)
         optimizer, state = start(model, settings)
         # The last batch of the epoch: some samples have weight 0, unevenly over the parts.
         batch = sampler(sampler.steps_per_epoch - 1)
@@ -178,7 +173,7 @@ def test_accumulation_in_parts_is_the_whole_batch(world):
 def test_the_step_weighs_the_four_losses_and_compiles_once(world):
     settings = dataclasses.replace(SETTINGS, match_weight=2.0, alpha=3.0, beta=5.0, rec_weight=7.0)
     sampler, _ = make_sampler(world, settings)
-    model = Model(Alignment(DIM, 12, 10), make_encoder(), settings)
+    model = Stage1Model(Alignment(DIM, 12, 10), make_encoder(), settings)
     optimizer, state = start(model, settings)
     with jax.numpy_dtype_promotion("strict"):
         model.losses(state.params, jax.tree.map(lambda x: x[0], sampler(0)), jax.random.key(0))
@@ -224,17 +219,17 @@ def test_an_interrupted_run_resumes_bit_for_bit(world, tmp_path, monkeypatch, ch
     arguments = (dataset, path / "cf", path / "encoder", settings, 0)
     whole = load_stage1(train_stage1(*arguments, tmp_path / "whole", quiet=True))
 
-    batch_at = Sampler.__call__
+    batch_at = Stage1Sampler.__call__
 
     def interrupted(self, index):
         if index == 2 * self.steps_per_epoch - 1:
             raise KeyboardInterrupt
         return batch_at(self, index)
 
-    monkeypatch.setattr(stage1.Sampler, "__call__", interrupted)
+    monkeypatch.setattr(stage1_batches.Stage1Sampler, "__call__", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_stage1(*arguments, tmp_path / "cut", quiet=True)
-    monkeypatch.setattr(stage1.Sampler, "__call__", batch_at)
+    monkeypatch.setattr(stage1_batches.Stage1Sampler, "__call__", batch_at)
     resumed = load_stage1(train_stage1(*arguments, tmp_path / "cut", resume=True, quiet=True))
     np.testing.assert_array_equal(resumed.joint, whole.joint)
     np.testing.assert_array_equal(resumed.text, whole.text)

@@ -22,11 +22,7 @@ from allmrec_jax.trained.stage2 import load_stage2
 from allmrec_jax.training import stage2
 from allmrec_jax.training.metrics import read_lines
 from allmrec_jax.training.stage2 import (
-    PRESETS,
-    Batch,
     Frozen,
-    Sampler,
-    Stage2Settings,
     Stage2State,
     answer_loss,
     item_latents,
@@ -34,6 +30,8 @@ from allmrec_jax.training.stage2 import (
     make_step,
     train_stage2,
 )
+from allmrec_jax.training.stage2_batches import Stage2Batch, Stage2Sampler
+from allmrec_jax.training.stage2_settings import PRESETS, Stage2Settings
 from allmrec_jax.training.warm_start import warm_start as stage2_warm_start
 
 ITEMS, USERS, USER_DIM, ITEM_DIM = 14, 9, 5, 6
@@ -94,7 +92,7 @@ def parts(dataset, tables):
     latents = np.random.default_rng(1).standard_normal((ITEMS + 1, ITEM_DIM)).astype(np.float32)
     frozen = Frozen(jax.tree.map(jnp.asarray, llm_params), jnp.asarray(latents))
     params = init_params(8, USER_DIM, ITEM_DIM, jax.random.key(0))
-    return llm, frozen, params, Sampler(dataset, LiveCF(), tables, SETTINGS, seed=0)(0)
+    return llm, frozen, params, Stage2Sampler(dataset, LiveCF(), tables, SETTINGS, seed=0)(0)
 
 
 def dot_products(jaxpr):
@@ -217,7 +215,7 @@ def test_schedule_warms_up_and_decays():
 
 
 def sampled(dataset, tables, cf=None, **changes):
-    return Sampler(dataset, cf or LiveCF(), tables, dataclasses.replace(SETTINGS, **changes), seed=3)
+    return Stage2Sampler(dataset, cf or LiveCF(), tables, dataclasses.replace(SETTINGS, **changes), seed=3)
 
 
 def shown(sampler, batch):
@@ -291,7 +289,7 @@ def test_batches_depend_on_seed_and_index_only(dataset, tables):
 def test_candidates_are_drawn_anew_each_time_and_for_each_seed(dataset, tables):
     def places(seed, index):
         """Where the targets of a batch stand among the candidates: told by the draw alone."""
-        question = Sampler(dataset, LiveCF(), tables, SETTINGS, seed).draw(index, 32)
+        question = Stage2Sampler(dataset, LiveCF(), tables, SETTINGS, seed).draw(index, 32)
         return np.argmax(question.candidates == question.targets[:, None], axis=1).tolist()
 
     assert places(3, 0) == places(3, 0)
@@ -381,17 +379,17 @@ def test_a_run_from_upstreams_to_scores(project, dataset):
 def test_resume_is_bit_for_bit(project, monkeypatch):
     monkeypatch.setattr(stage2, "SAVE_EVERY", 2)
     unbroken = project.train(out="unbroken")
-    original = Sampler.__call__
+    original = Stage2Sampler.__call__
 
     def killed(self, index):
         if index == 3:
             raise KeyboardInterrupt
         return original(self, index)
 
-    monkeypatch.setattr(Sampler, "__call__", killed)
+    monkeypatch.setattr(Stage2Sampler, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
         project.train(out="broken")
-    monkeypatch.setattr(Sampler, "__call__", original)
+    monkeypatch.setattr(Stage2Sampler, "__call__", original)
     resumed = project.train(out="broken", resume=True)
     one, other = (load_stage2(path).params for path in (unbroken, resumed))
     jax.tree.map(np.testing.assert_array_equal, one, other)
@@ -430,7 +428,7 @@ def test_another_language_model_is_refused(project, dataset):
 
 def test_batch_is_a_pytree_of_arrays(parts):
     *_, batch = parts
-    assert isinstance(batch, Batch) and all(leaf.shape[0] == 4 for leaf in jax.tree.leaves(batch))
+    assert isinstance(batch, Stage2Batch) and all(leaf.shape[0] == 4 for leaf in jax.tree.leaves(batch))
 
 
 def test_text_share_shows_items_by_their_text_latents(dataset, tables):

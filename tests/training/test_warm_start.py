@@ -7,7 +7,7 @@ import pytest
 
 from allmrec_jax.models.projectors import Projectors, init_params
 from allmrec_jax.rng import jax_key
-from allmrec_jax.training.warm_start import Batch, warm_start, word_directions
+from allmrec_jax.training.warm_start import WarmStartBatch, warm_start, word_directions
 
 WIDTH, WORD_DIRECTIONS, STEPS, CANDIDATES = 32, 12, 300, 10
 
@@ -35,7 +35,7 @@ def planted(index: int, shuffled: bool = False):
     users = items[np.arange(64), target] @ relation + 0.2 * rng.normal(size=(64, 8))
     if shuffled:
         users = rng.permutation(users)
-    return Batch(jnp.asarray(target), users.astype(np.float32), items=jnp.asarray(items, jnp.float32))
+    return WarmStartBatch(jnp.asarray(target), users.astype(np.float32), items=jnp.asarray(items, jnp.float32))
 
 
 def without_users(index: int):
@@ -45,14 +45,14 @@ def without_users(index: int):
     near = np.asarray(batch.items)[np.arange(64), np.asarray(batch.target)][:, None] + 0.5 * rng.normal(size=(64, 4, 6))
     near[:, 0] = 100 * rng.normal(size=(64, 6))
     real = jnp.asarray(np.arange(4)[None].repeat(64, axis=0) > 0)
-    return Batch(batch.target, history=near.astype(np.float32), real=real, items=batch.items)
+    return WarmStartBatch(batch.target, history=near.astype(np.float32), real=real, items=batch.items)
 
 
 def without_items(index: int):
     """Titles whose words are a linear image of the items' latents."""
     batch = planted(index)
     image = np.random.default_rng(4).normal(size=(6, WORD_DIRECTIONS)) @ np.eye(WORD_DIRECTIONS, WIDTH)
-    return Batch(batch.target, batch.users, titles=(batch.items @ image).astype(np.float32))
+    return WarmStartBatch(batch.target, batch.users, titles=(batch.items @ image).astype(np.float32))
 
 
 def fresh():

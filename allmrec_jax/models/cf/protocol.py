@@ -22,6 +22,9 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.registry import cf_class, known_cf_models
 from allmrec_jax.runs import find_upstream
 
+CF_HISTORY = 50
+"""Items of a history that stages 1 and 2 show a CF model; its own limit may be lower."""
+
 
 class CFModel(Protocol):
     """A frozen CF model.
@@ -81,6 +84,17 @@ class CFModel(Protocol):
     ) -> Float[Array, "B N+1"]:
         """:meth:`score` of every item; column 0, padding's, means nothing."""
         ...
+
+
+def require_live(cf: CFModel, positions: str, train_mode: bool) -> None:
+    """Refuses precomputed vectors where training asks for users at every position, or with dropout.
+
+    Raises:
+        UserError: the setting that needs a live model is named.
+    """
+    if not cf.live and (positions == "all" or train_mode):
+        name = "positions all" if positions == "all" else "cf_train_mode"
+        raise UserError(f"{name} needs a live CF model; precomputed user vectors have one history per user")
 
 
 class ArrayCF:
