@@ -63,6 +63,7 @@ def evaluation_page(
         "bars": _bars(results),
         "paired": _paired(results),
         "speed": _speed(results),
+        "about_speed": facts.is_speed(results),
         "budgets": tables.budgets(results) if "trainings" in results["runs"][0] else [],
         **_users(directory, results, dataset, users),
         "genres": results.get("examples", []),
@@ -189,15 +190,16 @@ def _paired(results: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _speed(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Quality against the time of training and of answering, for the table of speed."""
-    if results.get("settings", {}).get("table") != "table10":
+    if not facts.is_speed(results):
         return []
+    first = min(run["seed"] for run in results["runs"])
+    timed = [entry for entry in tables.speeds(results) if entry.seed == first]
     drawn = []
-    for key, label in (("minutes", "minutes of training, CF not counted"), ("batch", "seconds a batch of answers")):
-        rows = [
-            (entry["system"], entry[key], results["systems"][entry["system"]]["all"]["hit@1"], tone(entry["system"]))
-            for entry in tables.speeds(results)
-            if entry[key] is not None and entry["seed"] == 0
-        ]
+    for label, places in (
+        ("minutes of training, CF not counted", [(each.system, each.minutes) for each in timed]),
+        ("seconds a user is answered in", [(each.system, 1 / each.users_per_second) for each in timed]),
+    ):
+        rows = [(name, x, results["systems"][name]["all"]["hit@1"], tone(name)) for name, x in places if x is not None]
         if rows:
             alt = f"Hit@1 over {label}: " + "; ".join(f"{name} {x:.3g}, {hit[0]:.3f}" for name, x, hit, _ in rows)
             drawn.append({"caption": f"Hit@1 over {label}", "svg": figures.scatter(rows, alt, x_label=label)})

@@ -32,7 +32,7 @@ def table_markdown(table: Table, runs: Mapping[str, str]) -> str:
         for cell in row.cells:
             text = f"[{cell.text}]({runs[cell.run]})" if cell.run and cell.run in runs else cell.text
             text = f"**{text}**" if cell.best else text
-            cells.append(_joined(f"{text}: {cell.na}" if cell.na else text, cell.detail))
+            cells.append(_joined(f"{text}: {cell.na}" if cell.na else text, "; ".join(cell.details)))
         lines.append(_line([_escaped(row.name), *cells]))
     return "\n".join(lines)
 
@@ -61,7 +61,7 @@ def table_latex(table: Table, data: str) -> str:
         cells = []
         for cell in row.cells:
             text = _tex(cell.text)
-            cells.append((rf"\textbf{{{text}}}" if cell.best else text) + _small(cell.na or cell.detail))
+            cells.append((rf"\textbf{{{text}}}" if cell.best else text) + _small(cell.na or "; ".join(cell.details)))
         lines.append(" & ".join([_tex(row.name), *cells]) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
@@ -82,7 +82,7 @@ def as_json(results: Mapping[str, Any]) -> str:
 
 
 def _cell_json(cell: Cell) -> dict[str, Any]:
-    named = {"text": cell.text, "detail": cell.detail, "best": cell.best, "run": cell.run, "na": cell.na}
+    named = {"text": cell.text, "details": list(cell.details), "best": cell.best, "run": cell.run, "na": cell.na}
     return {key: value for key, value in named.items() if value}
 
 

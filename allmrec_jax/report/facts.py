@@ -1,6 +1,7 @@
 """What ``results.json`` says of an evaluation: its scenario, its systems, how they compare."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 MAIN = {"hit@1": "Hit@1", "genre_hit": "Genre hit"}
@@ -67,6 +68,54 @@ def pair_of(
         value, low, high = paired[turned][part]
         return (-value, -high, -low), tests.get(turned, {}).get(part)
     return None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems on the users whom both were asked about.
+
+    Attributes:
+        users: how many those are.
+        value: the main metric of the first.
+        other: that of the second.
+        difference: ``[value - other, low, high]``.
+        p: of the sign-flip test, where there is one.
+    """
+
+    users: int
+    value: float
+    other: float
+    difference: Sequence[float]
+    p: float | None
+
+
+def compare(results: Mapping[str, Any], name: str, other: str, part: str = "all") -> Comparison | None:
+    """Two systems on the users of both, ``None`` where the results hold no difference of the two.
+
+    Of two systems one was asked about all users of the other. The value of that other one is of the users of both
+    already; the first one's on them is that value and the mean difference.
+    """
+    pair = pair_of(results, name, other, part)
+    mine, theirs = (results["systems"].get(system, {}).get(part) for system in (name, other))
+    if pair is None or mine is None or theirs is None:
+        return None
+    difference, p = pair
+    metric = main_metric(results)
+    if mine["n"] <= theirs["n"]:
+        value = mine[metric][0]
+        return Comparison(mine["n"], value, value - difference[0], difference, p)
+    base = theirs[metric][0]
+    return Comparison(theirs["n"], base + difference[0], base, difference, p)
+
+
+def same_users(results: Mapping[str, Any]) -> bool:
+    """Whether every system was asked about as many users, which are then the same."""
+    return len({row["all"]["n"] for row in results["systems"].values()}) == 1
+
+
+def is_speed(results: Mapping[str, Any]) -> bool:
+    """Whether an evaluation is about time (the paper's Table 10)."""
+    return results.get("settings", {}).get("table") == "table10"
 
 
 def run_of(results: Mapping[str, Any], name: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.report import facts
 from allmrec_jax.report.readers import read_export, read_run
-from allmrec_jax.report.words import STAGES
+from allmrec_jax.report.words import TRAINED
 
 EMBEDDED = ("opt-nano", "sbert-nano")
 """The models that the package carries."""
@@ -107,7 +107,7 @@ def budget_words(results: Mapping[str, Any], runs: Mapping[str, Path]) -> list[s
     words = [f"preset {settings['preset']}"] if settings.get("preset") else []
     if row is not None:
         steps = [
-            f"{node['kind']} {node['steps']:,} {node['unit']} of batch {node['batch_size']}"
+            f"{TRAINED.get(node['kind'], node['kind'])} {node['steps']:,} {node['unit']} of batch {node['batch_size']}"
             for node in row["trainings"]
         ]
         words.append(f"{row['system']}: {', '.join(steps)}")
@@ -145,8 +145,9 @@ def _steps_of(path: Path) -> str:
     about = read_run(path)
     settings = about["settings"]
     unit = "steps" if settings.get("steps") else "epochs"
-    name = STAGES.get(about["kind"], about["kind"]).split(":")[0]
-    return f"{name} {settings.get(unit)} {unit} of batch {settings.get('batch_size')}"
+    return (
+        f"{TRAINED.get(about['kind'], about['kind'])} {settings.get(unit)} {unit} of batch {settings.get('batch_size')}"
+    )
 
 
 def _short(name: str) -> str:

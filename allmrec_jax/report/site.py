@@ -23,7 +23,7 @@ from allmrec_jax.report.evaluation_pages import evaluation_page, few_shot_curve
 from allmrec_jax.report.model_sections import model_sections
 from allmrec_jax.report.readers import read_results, read_run
 from allmrec_jax.report.run_pages import find_runs, main_runs, portable_run_json, run_page
-from allmrec_jax.report.words import ABOUT, number, plain, tone, verdict
+from allmrec_jax.report.words import ABOUT, number, plain, signed, tone, verdict
 
 REPORT = Output(
     "report",
@@ -99,9 +99,7 @@ def write_report(
         evaluations.append(evaluation_page(path, results, datasets.get(results["data"]["hash"]), known, taken, users))
     for each in evaluations:
         each["few_shot"] = few_shot_curve(each, evaluations, datasets)
-        begin = each["heading"].split(":")[0]
-        alone = sum(other["heading"].startswith(f"{begin}:") for other in evaluations) == 1
-        each["short"] = begin if alone else each["heading"]
+        each["short"] = _short_heading(each, evaluations)
     title = title or _title(evaluations, abouts)
     shown = list(sources.runs) or main_runs(loaded, known)
     runs = {path: run_page(path) for path in dict.fromkeys([*shown, *known.values()])}
@@ -141,6 +139,16 @@ def _check_data(
             )
 
 
+def _short_heading(each: Mapping[str, Any], evaluations: Sequence[Mapping[str, Any]]) -> str:
+    """What the navigation calls an evaluation: its table's number where that is enough."""
+    begin = each["heading"].split(":")[0]
+    same = [other for other in evaluations if other["heading"].startswith(f"{begin}:")]
+    if len(same) < 2:
+        return begin
+    few = [other["training_users"] for other in same]
+    return f"{begin}, {each['training_users']:,}" if None not in few and len(set(few)) == len(few) else each["heading"]
+
+
 def _title(evaluations: Sequence[Mapping[str, Any]], abouts: Sequence[Mapping[str, Any]]) -> str:
     if evaluations:
         return "Results on " + ", ".join(dict.fromkeys(each["name"] for each in evaluations))
@@ -156,7 +164,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters.update(number=number, plain=plain, verdict=verdict)
+    environment.filters.update(number=number, plain=plain, signed=signed, verdict=verdict)
     environment.globals.update(about=ABOUT, tone=tone)
     return environment
 

@@ -1,6 +1,5 @@
 """The tables of an evaluation as cells, from ``results.json`` alone."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +10,14 @@ from allmrec_jax.report.facts import (
     NO_CONTEST,
     SLICES,
     about_scenario,
+    compare,
     heading,
+    is_speed,
     main_metric,
-    pair_of,
     published,
     row_name,
     run_of,
+    same_users,
     tested_against,
 )
 
@@ -53,7 +54,7 @@ class Cell:
 
     Attributes:
         text: what it says, empty where there is nothing to say.
-        detail: its interval, or what else stands under the value.
+        details: what stands under the value: its interval, for example.
         sort: what it is sorted by.
         best: whether it wins its column.
         run: identity of the run behind it.
@@ -61,7 +62,7 @@ class Cell:
     """
 
     text: str = ""
-    detail: str = ""
+    details: Sequence[str] = ()
     sort: float | str | None = None
     best: bool = False
     run: str | None = None
@@ -115,29 +116,26 @@ def hits(results: Mapping[str, Any]) -> Table:
     papers = {name: paper.hit_at_1(name, "all", key) if metric == "hit@1" else {} for name in systems}
     columns = [Column("Users"), Column(MAIN[metric], "95% interval")]
     if any(papers.values()):
-        columns += [Column("Paper", _whose_short(data), paper=True)]
-        columns += [Column("Ours − paper", "or its nearest end", paper=True)]
+        columns.append(Column("Paper", _whose_short(data), paper=True))
     for name in against:
-        about = "best baseline here" if name == results.get("best_baseline") else "reference"
-        columns += [Column(f"− {name}", f"paired, {about}"), Column("p", f"against {name}")]
+        columns.append(Column(f"− {name}", "best baseline" if name == results.get("best_baseline") else "reference"))
     rows = []
     for name, row in systems.items():
         value = row["all"].get(metric)
         seeds = len({run["seed"] for run in results["runs"] if run["system"] == name})
         cells = [
-            Cell(f"{row['all']['n']:,}", f"{seeds} seeds" if seeds > 1 else "", row["all"]["n"]),
+            Cell(f"{row['all']['n']:,}", [f"{seeds} seeds"] if seeds > 1 else [], row["all"]["n"]),
             _value(value, name in best, run=run_of(results, name)),
         ]
         if any(papers.values()):
-            cells += [_papers(papers[name], data), _beyond(value, papers[name], data)]
-        for other in against:
-            cells += _tested(results, name, other)
+            cells.append(_papers(value, papers[name], data))
+        cells += [_tested(results, name, other) for other in against]
         rows.append(Line(row_name(results, name), cells, name))
-    notes = [_measured_on(results), "p: sign-flip test over users, two-sided, each on its own."]
+    notes = [_measured_on(results), _paired_note(results)]
     if any(papers.values()):
         notes.append(
             f"Paper: Hit@1 there, {_whose(data)} "
-            "Ours − paper: the distance to its value, or to the nearest end of its range."
+            "Beneath it, ours minus that value, or the distance to the nearest end of its range."
         )
     return Table("hits", heading(results), columns, rows, notes)
 
@@ -153,22 +151,20 @@ def slices(results: Mapping[str, Any]) -> Table | None:
     for part in parts:
         counts = sorted({row[part]["n"] for row in systems.values() if part in row}, reverse=True)
         users = " or ".join(f"{count:,}" for count in counts)
-        columns += [Column(SLICES[part], f"{users} users"), Column("Paper", "and ours minus it", paper=True)]
-        columns += [Column(f"− {other}", f"{part} items, paired") for other in against]
+        columns += [Column(SLICES[part], f"{users} users"), Column("Paper", part, paper=True)]
+        columns += [Column(f"− {other}", f"{part} items") for other in against]
         best = _best({name: row.get(part, {}).get("hit@1") for name, row in systems.items()})
         for name, row in systems.items():
-            theirs, value = paper.hit_at_1(name, part), row.get(part, {}).get("hit@1")
-            beyond = _beyond(value, theirs, data).text
-            published = dataclasses.replace(_papers(theirs, data), detail=f"ours {beyond}" if beyond else "")
-            cells[name] += [_value(value, name in best, run=run_of(results, name), na="no-such-users"), published]
-            for other in against:
-                difference, p = _tested(results, name, other, part)
-                detail = f"{difference.detail}, p {p.text}" if p.sort is not None else difference.detail
-                cells[name].append(dataclasses.replace(difference, detail=detail))
+            value = row.get(part, {}).get("hit@1")
+            cells[name] += [
+                _value(value, name in best, run=run_of(results, name), na="no-such-users"),
+                _papers(value, paper.hit_at_1(name, part), data),
+                *(_tested(results, name, other, part) for other in against),
+            ]
     title = f"{heading(results)}: Hit@1 on warm and cold items"
     rows = [Line(row_name(results, name), cells[name], name) for name in systems]
     note = "Cold: the 35% of the items with the fewest training interactions; warm: the 35% with the most."
-    return Table("slices", title, columns, rows, [note])
+    return Table("slices", title, columns, rows, [note, _paired_note(results)])
 
 
 def metrics(results: Mapping[str, Any], kind: str) -> Table | None:
@@ -205,40 +201,64 @@ def speed(results: Mapping[str, Any]) -> Table:
     columns = [
         Column("Training", "minutes, without CF"),
         Column("Paper", "minutes", paper=True),
-        Column("Answering", "seconds a batch"),
-        Column("Paper", "seconds", paper=True),
-        Column("Hit@1"),
-        Column("Paper", "its Beauty", paper=True),
+        Column("Answering", "users per second"),
+        Column("Answering", "seconds per user"),
+        Column("Answering", "seconds per batch"),
+        Column("Paper", "seconds per batch", paper=True),
     ]
     rows = []
     for entry in speeds(results):
-        row = theirs.get(paper.NAMES.get(entry["system"], entry["system"]), {})
-        minutes, batch = entry["minutes"], entry["batch"]
+        row = theirs.get(paper.NAMES.get(entry.system, entry.system), {})
+        minutes = entry.minutes
         cells = [
-            Cell("n/a", na="not-timed") if minutes is None else Cell(f"{minutes:.2f}", sort=minutes, run=entry["run"]),
+            Cell("n/a", na="not-timed") if minutes is None else Cell(f"{minutes:.2f}", sort=minutes, run=entry.run),
             _plain(row.get("train_min"), "{:.1f}"),
-            _plain(batch, "{:.3f}"),
+            _plain(entry.users_per_second, "{:.1f}"),
+            _plain(1 / entry.users_per_second, "{:.4f}"),
+            _plain(entry.batch_seconds, "{:.3f}"),
             _plain(row.get("infer_s_per_batch"), "{:.2f}"),
-            _value(results["systems"][entry["system"]]["all"]["hit@1"]),
-            _plain(row.get("hit@1"), "{:.3f}"),
         ]
-        rows.append(Line(f"{entry['system']}, seed {entry['seed']}", cells, entry["system"]))
+        rows.append(Line(f"{entry.system}, seed {entry.seed}", cells, entry.system))
     size = results.get("settings", {}).get("batch_size")
-    note = f"A batch is {size} users here. The paper's times are its own, on one A6000."
-    return Table("speed", f"{heading(results)}: time", columns, rows, [note])
+    note = (
+        f"A batch is {size} users here. Answering is ranking and, where a system writes titles, writing them, with the "
+        "compiling. The paper's times are its own, on one A6000."
+    )
+    return Table("speed", heading(results), columns, rows, [note])
 
 
-def speeds(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Minutes of training (``None`` where nobody measured) and seconds a batch of each run of the results."""
+@dataclass(frozen=True)
+class Speed:
+    """How fast a run of a row was.
+
+    Attributes:
+        system: the row.
+        seed: of the run.
+        run: its identity.
+        minutes: of training, the CF model's not counted; ``None`` where nobody measured.
+        users_per_second: of answering.
+        batch_seconds: of answering one batch of users.
+    """
+
+    system: str
+    seed: int
+    run: str
+    minutes: float | None
+    users_per_second: float
+    batch_seconds: float
+
+
+def speeds(results: Mapping[str, Any]) -> list[Speed]:
+    """The speed of each run of the results that was timed."""
     size, found = results.get("settings", {}).get("batch_size") or 1, []
     for run in results["runs"]:
-        if "trainings" not in run or "seconds" not in run:
+        if "trainings" not in run or not run.get("seconds") or not run.get("users"):
             continue
         stages = [node["seconds"] for node in run["trainings"] if node["kind"] != "cf"]
         minutes = None if None in stages else sum(stages) / 60
-        batch = run["seconds"] / max(1, -(-run["users"] // size))
-        about = {"system": run["system"], "seed": run["seed"], "run": run["id"]}
-        found.append({**about, "minutes": minutes, "batch": batch})
+        batches = -(-run["users"] // size)
+        rate = run["users"] / run["seconds"]
+        found.append(Speed(run["system"], run["seed"], run["id"], minutes, rate, run["seconds"] / batches))
     return found
 
 
@@ -249,7 +269,7 @@ def all_tables(results: Mapping[str, Any]) -> list[Table]:
     found = [hits(results), slices(results), *(metrics(results, kind) for kind in kinds)]
     if table == "table4":
         found[:2] = found[1::-1]
-    if table == "table10":
+    if is_speed(results):
         found.insert(0, speed(results))
     return [each for each in found if each is not None]
 
@@ -288,46 +308,52 @@ def _value(
 ) -> Cell:
     if cell is None:
         return Cell("n/a", na=na)
-    return Cell(f"{cell[0]:.3f}", f"{cell[1]:.3f} to {cell[2]:.3f}", cell[0], best, run)
+    return Cell(f"{cell[0]:.3f}", [f"{cell[1]:.3f} to {cell[2]:.3f}"], cell[0], best, run)
 
 
 def _plain(value: float | None, form: str) -> Cell:
     return Cell() if value is None else Cell(form.format(value), sort=value)
 
 
-def _tested(results: Mapping[str, Any], name: str, other: str, part: str = "all") -> list[Cell]:
-    """Difference and p-value of a system against another; empty against itself."""
+def _tested(results: Mapping[str, Any], name: str, other: str, part: str = "all") -> Cell:
+    """A system's difference to another, the two values where they are not in their rows, interval and p-value."""
     if name == other:
-        return [Cell(), Cell()]
-    found = pair_of(results, name, other, part)
+        return Cell()
+    found = compare(results, name, other, part)
     if found is None:
         asked = part in results["systems"][name] and part in results["systems"][other]
-        reason = "not-asked" if asked else "no-such-users"
-        return [Cell("n/a", na=reason), Cell("n/a", na=reason)]
-    (value, low, high), p = found
-    difference = Cell(_signed(value), f"{_signed(low)} to {_signed(high)}", value)
-    if p is None:
-        return [difference, Cell("n/a", na="not-asked")]
-    return [difference, Cell("<0.001" if p < 0.001 else f"{p:.3f}", sort=p)]
+        return Cell("n/a", na="not-asked" if asked else "no-such-users")
+    value, low, high = found.difference
+    lines = [] if same_users(results) else [f"{found.value:.3f} − {found.other:.3f}"]
+    lines.append(f"{_signed(low)} to {_signed(high)}")
+    if found.p is not None:
+        lines.append("p <0.001" if found.p < 0.001 else f"p {found.p:.3f}")
+    return Cell(_signed(value), lines, value)
 
 
-def _papers(theirs: Mapping[str, float], data: str) -> Cell:
-    """The paper's value on this data set, or the range over its own."""
+def _paired_note(results: Mapping[str, Any]) -> str:
+    note = (
+        "Differences are paired, over users, with their 95% intervals; p: sign-flip test, two-sided, each on its own."
+    )
+    if same_users(results):
+        return note
+    return (
+        f"{note} Some systems were asked about a part of the users only: a difference is over the users of both, and "
+        "the two values above its interval are those of these users."
+    )
+
+
+def _papers(value: Sequence[float] | None, theirs: Mapping[str, float], data: str) -> Cell:
+    """The paper's value on this data set, or the range over its own; beneath it how far ours is from that."""
     if not theirs:
         return Cell()
-    if data in theirs:
-        return Cell(f"{theirs[data]:.3f}", sort=theirs[data])
-    low, high = min(theirs.values()), max(theirs.values())
-    return Cell(f"{low:.3f}" if low == high else f"{low:.2f} to {high:.2f}", sort=(low + high) / 2)
-
-
-def _beyond(value: Sequence[float] | None, theirs: Mapping[str, float], data: str) -> Cell:
-    """How far the value is from the paper's, or from the nearest end of its range."""
-    if value is None or not theirs:
-        return Cell()
     low, high = (theirs[data],) * 2 if data in theirs else (min(theirs.values()), max(theirs.values()))
+    text = f"{theirs[data]:.3f}" if data in theirs else f"{low:.3f}" if low == high else f"{low:.2f} to {high:.2f}"
+    if value is None:
+        return Cell(text, sort=(low + high) / 2)
     distance = value[0] - min(max(value[0], low), high)
-    return Cell("within" if low < high and not distance else _signed(distance), sort=distance)
+    ours = "within" if low < high and not distance else _signed(distance)
+    return Cell(text, [f"ours {ours}"], (low + high) / 2)
 
 
 def _signed(value: float) -> str:

@@ -22,6 +22,7 @@ ABOUT = {
     "A-LLMRec (SBERT)": "the same, item vectors from text alone",
     "A-LLMRec_all": "trained on every position of the histories",
     "A-LLMRec, reduced": "trained as briefly as the rows beside it",
+    "A-LLMRec (SASRec)": "on SASRec, trained like its neighbours",
     "A-LLMRec (NCF)": "on NCF in SASRec’s place",
     "A-LLMRec (NextItNet)": "on NextItNet in SASRec’s place",
     "A-LLMRec (GRU4Rec)": "on GRU4Rec in SASRec’s place",
@@ -39,6 +40,9 @@ ABOUT = {
 }
 """What each system is, in a few words, under its name."""
 
+CONTROLS = ("A-LLMRec, items permuted", "A-LLMRec, users swapped")
+"""Rows that show what A-LLMRec is worth without its vectors."""
+
 SCENARIOS = {
     "overall": "all test users",
     "cold users": "users with three interactions",
@@ -54,6 +58,9 @@ CURVES = {
     "exact": "share of answers predicted exactly",
 }
 """What logged metrics are called on the page, where their own name says too little."""
+
+TRAINED = {"cf": "CF", "stage1": "stage 1", "stage2": "stage 2"}
+"""Kinds of training in running text; the others go by their own name."""
 
 STAGES = {
     "cf": "Collaborative filtering",
@@ -71,7 +78,7 @@ STAGES = {
 
 def tone(system: str) -> str:
     """The colour of a system in tables and bars: the product's own, the CF model inside it, or another's."""
-    if system in ("A-LLMRec", "A-LLMRec (SBERT)", "A-LLMRec_all", "A-LLMRec, reduced"):
+    if system.startswith("A-LLMRec") and system not in CONTROLS:
         return "ours"
     return "cf" if system == "SASRec" else "other"
 
@@ -95,6 +102,11 @@ def number(value: float) -> str:
 def signed(value: float) -> str:
     """A difference with its sign."""
     return f"{value:+.3f}".replace("-", "−")
+
+
+def percent(value: float) -> str:
+    """A share in per cent, from the tables' three digits."""
+    return f"{100 * round(value, 3):.1f}%"
 
 
 def share(interval: Sequence[float]) -> str:

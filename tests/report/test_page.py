@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner
@@ -121,8 +122,8 @@ def test_every_system_has_value_interval_paper_difference_and_tests(made: Path, 
     assert results["best_baseline"] == "SASRec"
     difference = "{:+.3f} {:+.3f} to {:+.3f}".format(*results["paired"]["A-LLMRec - SASRec"]["all"])
     p = results["tests"]["A-LLMRec - SASRec"]["all"]
-    tested = f"{difference.replace('-', '−')} {'<0.001' if p < 0.001 else f'{p:.3f}'}"
-    assert f"{row} {low:.3f} to {high:.3f} 0.33 to 0.62 within {tested}" in page.text
+    tested = f"{difference.replace('-', '−')} p {'<0.001' if p < 0.001 else f'{p:.3f}'}"
+    assert f"{row} {low:.3f} to {high:.3f} 0.33 to 0.62 ours within {tested}" in page.text
     for system in HIT:
         assert system in page.text
     assert "other data and another language model" in page.text
@@ -136,16 +137,16 @@ def test_a_missing_cell_says_why_and_is_counted(made: Path, tmp_path: Path):
     (tmp_path / "results.json").write_text(json.dumps(results))
     write_report(tmp_path / "site", ReportSources([tmp_path]))
     body = (tmp_path / "site" / "results.html").read_text()
-    assert body.count('data-na="not-asked"') == 2 + 2  # difference and p; the difference on warm and on cold items
+    assert body.count('data-na="not-asked"') == 1 + 2  # the difference on all users; on warm and on cold items
     index = Page((tmp_path / "site" / "index.html").read_text()).text
-    assert re.search(r"4 of \d+ cells are n/a", index) and "no paired answers of these two systems" in index
+    assert re.search(r"3 of \d+ cells are n/a", index) and "no paired answers of these two systems" in index
     (cells,) = [
         row["cells"]
         for table in json.loads((tmp_path / "site" / "tables" / "results.json").read_text())
         for row in table["rows"]
         if table["table"] == "hits" and row["system"] == "Popularity"
     ]
-    assert cells[-2:] == [{"text": "n/a", "na": "not-asked"}] * 2
+    assert cells[-1] == {"text": "n/a", "na": "not-asked"}
 
 
 def test_figures_say_their_numbers_to_those_who_cannot_see(made: Path, page: Page):
@@ -165,6 +166,60 @@ def test_tables_speak_to_screen_readers(made: Path):
         assert counted[0] == counted[1]
         assert all(attrs.get("scope") in ("col", "row") for tag, attrs in tags if tag == "th")
         assert [attrs.get("lang") for tag, attrs in tags if tag == "html"] == ["en"]
+
+
+def test_a_difference_stands_under_the_two_values_on_the_users_of_both(made: Path, tmp_path: Path):
+    """As of Table 6: SASRec was asked about all users, A-LLMRec about the first 40."""
+    from allmrec_jax.evaluation.results import read_users, summarize
+
+    results = json.loads((made / "results" / "results.json").read_text())
+    frame = read_users(made / "results")
+    few = frame["user"].unique().sort().head(40)
+    frame = frame.filter((pl.col("system") == "SASRec") | pl.col("user").is_in(few.implode()))
+    frame = frame.filter(pl.col("system").is_in(["SASRec", "A-LLMRec"]))
+    systems, paired = summarize(frame, [("A-LLMRec", "SASRec")])
+    results |= {"systems": systems, "paired": paired, "tests": {}, "best_baseline": "SASRec"}
+    results["runs"] = [run for run in results["runs"] if run["system"] in systems]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    write_report(tmp_path / "site", ReportSources([tmp_path]))
+    shared = frame.filter((pl.col("system") == "SASRec") & pl.col("user").is_in(few.implode()))
+    theirs, whole = float(np.mean(shared["rank"].to_numpy() == 1)), systems["SASRec"]["all"]["hit@1"][0]
+    ours = systems["A-LLMRec"]["all"]["hit@1"][0]
+    assert f"{theirs:.3f}" != f"{whole:.3f}" and f"{theirs:.1%}" != f"{whole:.1%}"
+    text = Page((tmp_path / "site" / "results.html").read_text()).text
+    assert f"+{ours - theirs:.3f} {ours:.3f} − {theirs:.3f} " in text
+    assert f"of 40 users; SASRec for {theirs:.1%} of the same users." in text
+    glance = Page((tmp_path / "site" / "index.html").read_text()).text
+    assert re.search(rf"40 {ours:.3f} [\d. to]+ {theirs:.3f} \+{ours - theirs:.3f}", glance)
+    assert f"{ours:.3f} − {theirs:.3f}; " in (tmp_path / "site" / "tables" / "results.md").read_text()
+
+
+def test_a_table_of_speed_shows_speed(made: Path, tmp_path: Path):
+    results = json.loads((made / "results" / "results.json").read_text())
+    results["settings"] |= {"table": "table10", "title": "Table 10: speed", "batch_size": 4}
+    node = {"kind": "stage2", "identity": "1" * 64, "preset": "small", "changes": {}, "seed": 0, "steps": 320}
+    node |= {"unit": "steps", "batch_size": 32, "seconds": 90.0}
+    for run in results["runs"]:
+        if run["system"] == "A-LLMRec":
+            run |= {"trainings": [{**node, "kind": "cf", "seconds": 600.0}, node], "seconds": 6.0, "users": 120}
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    write_report(tmp_path / "site", ReportSources([tmp_path]))
+    (speed,) = [
+        table
+        for table in json.loads((tmp_path / "site" / "tables" / "table10.json").read_text())
+        if table["table"] == "speed"
+    ]
+    assert not [label for label in speed["columns"] if "Hit" in label]
+    assert [cell.get("text") for cell in speed["rows"][0]["cells"]] == [
+        "1.50",
+        "232.5",
+        "20.0",
+        "0.0500",
+        "0.200",
+        "1.98",
+    ]
+    index = Page((tmp_path / "site" / "index.html").read_text()).text
+    assert "A-LLMRec answers 20.0 users a second; it was trained in 1.5 minutes, the CF model not counted." in index
 
 
 def luminance(colour: str) -> float:
@@ -330,7 +385,7 @@ def test_the_genre_task_has_its_own_metric_and_shows_what_was_said(made: Path, t
     write_report(tmp_path / "site", ReportSources([tmp_path], (), [made / "data"], made / "checkpoints"))
     text = Page((tmp_path / "site" / "genres.html").read_text()).text
     assert "A genre that A-LLMRec names is among the user’s true ones for 70.0% (60.0 to 80.0)." in text
-    assert "80 0.700 (best of this column) 0.600 to 0.800 +0.300 +0.200 to +0.400 <0.001" in text
+    assert "80 0.700 (best of this column) 0.600 to 0.800 +0.300 +0.200 to +0.400 p <0.001" in text
     assert "History: A; B. True: War" in text and "A-LLMRec War, Sea" in text
     assert "Hit@1" not in text and "Titles written" not in text and ": not-asked" not in text
 
@@ -417,5 +472,5 @@ def test_a_report_begins_with_data_models_budget_and_machine(made: Path, tmp_pat
         assert "Nano Movies: 4,236 users, 1,100 items; generated by `allmrec synthesize`" in begin
         assert "language model opt-nano (3.4 million parameters" in begin
         assert "sentence encoder sbert-nano (0.79 million parameters" in begin
-        assert "preset small; A-LLMRec: stage2 320 steps of batch 32; 1 training seed; 120 users asked" in begin
+        assert "preset small; A-LLMRec: stage 2 320 steps of batch 32; 1 training seed; 120 users asked" in begin
         assert "Abacus 3000, 2 cores" in begin

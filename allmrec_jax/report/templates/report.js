@@ -32,6 +32,16 @@
     });
   }
 
+  // Says that a table goes on to the right, as long as it does.
+  for (const box of document.querySelectorAll(".scroll:has(> table.data)")) {
+    const hint = make("p", "More columns to the right: scroll or swipe →", { class: "more", "aria-hidden": "true" });
+    box.before(hint);
+    const update = () => { hint.hidden = box.scrollLeft + box.clientWidth >= box.scrollWidth - 2; };
+    box.addEventListener("scroll", update, { passive: true });
+    new ResizeObserver(update).observe(box);
+    update();
+  }
+
   const RIGHT = 1;
   for (const browser of document.querySelectorAll(".browser")) {
     const data = JSON.parse(browser.querySelector("script").textContent);
