@@ -1,6 +1,7 @@
 """The command ``allmrec``: a front for one program per thing to do, each imported only when it is called."""
 
 import importlib
+import logging
 import os
 import sys
 from typing import Any
@@ -52,34 +53,11 @@ class LazyGroup(click.Group):
             formatter.write_dl(rows)
 
 
-train = LazyGroup(
-    "train",
-    short_help="train one part: cf, stage1, stage2 or an embedded model",
-    help="Train one part. Each stage reads what an earlier one exported, and prints its run's directory last.",
-    lazy={
-        "cf": ("allmrec_jax.train.cf", "the collaborative-filtering model"),
-        "morec": ("allmrec_jax.train.morec", "SASRec over a sentence encoder, trained end to end"),
-        "ctrl": ("allmrec_jax.train.ctrl", "SASRec aligned with texts by contrast, then fine-tuned"),
-        "recformer": ("allmrec_jax.train.recformer", "a Longformer that reads histories as text"),
-        "stage1": ("allmrec_jax.train.stage1", "align item embeddings with item texts"),
-        "stage2": ("allmrec_jax.train.stage2", "project users and items into the LLM's token space"),
-        "mlp-llm": ("allmrec_jax.train.mlp_llm", "MLP-LLM: CF vectors straight into the LLM's token space"),
-        "tallrec": ("allmrec_jax.train.tallrec", "TALLRec: LoRA on the LLM"),
-        "sbert-nano": ("allmrec_jax.train.sbert_nano", "the embedded sentence encoder, from generated text"),
-        "opt-nano": ("allmrec_jax.train.opt_nano", "the embedded language model, from generated text"),
-    },
-    examples=(
-        "allmrec train cf --data data/movies",
-        "allmrec train stage1 --data data/movies",
-        "allmrec train stage2 --data data/movies --llm facebook/opt-6.7b --resume",
-    ),
-)
-
 evaluate = LazyGroup(
     "eval",
     short_help="measure trained systems; never trains",
     help="Measure trained systems, all on the same seeded candidates. Never trains.",
-    lazy={"overall": ("allmrec_jax.eval.overall", "all test users on one candidate file (Table 1)")},
+    lazy={"overall": ("allmrec_jax.commands.evaluate", "all test users on one candidate file (Table 1)")},
     examples=(
         "allmrec eval overall --data data/movies --runs checkpoints/movies/stage2/0a1b2c3d4e5f --out runs/movies",
     ),
@@ -112,22 +90,26 @@ experiment = LazyGroup(
 
 allmrec = LazyGroup(
     "allmrec",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     help="A-LLMRec in JAX: raw files in, recommendations and result tables out.",
     lazy={
-        "synthesize": ("allmrec_jax.commands.synthesize", "write the embedded synthetic data as raw Amazon files"),
         "prepare": ("allmrec_jax.commands.prepare", "raw files to a data set"),
-        "recommend": ("allmrec_jax.commands.recommend", "recommend items for a user or a history"),
+        "fit": ("allmrec_jax.commands.fit", "train A-LLMRec: all stages, what is missing"),
+        "recommend": ("allmrec_jax.commands.recommend", "recommend items for users or a history"),
+        "runs": ("allmrec_jax.commands.runs", "list, show, compare and remove training runs"),
         "report": ("allmrec_jax.commands.report", "results to a self-contained HTML page"),
-        "plan": ("allmrec_jax.commands.plan", "memory, work and least time of a step on a mesh of devices"),
+        "train": ("allmrec_jax.commands.train", "train one part: cf, stage1, stage2 or a baseline"),
+        "presets": ("allmrec_jax.commands.presets", "the settings of each preset, side by side"),
+        "plan": ("allmrec_jax.commands.plan", "memory, work and least time of a step"),
         "parity": ("allmrec_jax.commands.parity", "compare with PyTorch, component by component"),
-        "convert": ("allmrec_jax.commands.convert", "weights and data from and to the official PyTorch code"),
+        "convert": ("allmrec_jax.commands.convert", "from and to the official PyTorch code"),
+        "synthesize": ("allmrec_jax.commands.synthesize", "write the embedded synthetic data as raw files"),
     },
-    groups=(train, evaluate, experiment),
+    groups=(evaluate, experiment),
     examples=(
-        "allmrec experiment demo",
-        "allmrec prepare raw/Movies_and_TV.json.gz --out data/movies",
-        "allmrec train cf --data data/movies",
+        "allmrec prepare ml-latest-small --out data/ml",
+        "allmrec fit --data data/ml",
+        'allmrec recommend --run RUN --item "Alien (1979)"',
     ),
 )
 
@@ -139,6 +121,8 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; a :class:`UserError`, bad usage or an unusable file is one line and exit code 2."""
     if args is None:
         in_huge_pages()
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("allmrec_jax").setLevel(logging.INFO)
     try:
         allmrec.main(args=args, prog_name="allmrec", standalone_mode=False)
     except UserError as error:

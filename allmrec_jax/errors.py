@@ -1,6 +1,8 @@
 """The errors that are the user's to mend, and the end that a scheduler asks for."""
 
+import difflib
 import unicodedata
+from collections.abc import Iterable
 
 STOPPED = 75
 """Exit code of a training that SIGTERM ended after it had saved (``EX_TEMPFAIL``): run it again with ``--resume``."""
@@ -22,6 +24,13 @@ class StoppedError(Exception):
 def first_line(error: BaseException) -> str:
     """What an error says, at most 200 characters of its first line."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name nearest to a mistyped one, as the end of a message: ``"; did you mean 'epochs'?"``, or nothing."""
+    plain = {each.casefold().replace("-", "_"): each for each in known}
+    near = difflib.get_close_matches(name.casefold().replace("-", "_"), plain, n=1, cutoff=0.5)
+    return f"; did you mean {plain[near[0]]!r}?" if near else ""
 
 
 def visible(text: str) -> str:

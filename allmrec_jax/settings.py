@@ -1,8 +1,7 @@
 """Settings of a run: frozen dataclasses with presets, and the identity they give a run.
 
 A stage declares one dataclass whose fields are made by :func:`setting`, and one dictionary of presets.
-:func:`settings_options` turns the fields into command-line options, :func:`resolve` turns preset and options
-back into an instance.
+:func:`resolve` makes an instance of a preset and what is given beside it: keywords, options, lines of a file.
 """
 
 import dataclasses
@@ -10,12 +9,10 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-import click
-
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, did_you_mean
 
 FORMAT_VERSION = 2
 """Part of every identity: raise it when a change makes the same settings give other numbers."""
@@ -32,89 +29,72 @@ def setting(default: Any, help: str, *, added: bool = False) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, "added": added})
 
 
-def settings_options(presets: Mapping[str, Any], *, default: str = "paper") -> Callable[[Callable], Callable]:
-    """A click decorator: ``--preset`` and one option for each field of the presets' dataclass.
+def choosable(settings: Any) -> dict[str, tuple[dataclasses.Field, Any]]:
+    """The fields of a settings dataclass (or of an instance) that can be chosen, with their types, by name.
 
-    The command receives ``preset: str`` and ``overrides: dict`` (only what the user gave), ready for :func:`resolve`.
+    A field of one possible value only names a variant and is no choice.
     """
-    options = {
-        field.name: _option(field, hint, {name: getattr(preset, field.name) for name, preset in presets.items()})
-        for field, hint in _fields(presets[default])
+    hints = typing.get_type_hints(settings if isinstance(settings, type) else type(settings))
+    return {
+        field.name: (field, hints[field.name])
+        for field in dataclasses.fields(settings)
+        if typing.get_origin(hints[field.name]) is not Literal or len(typing.get_args(hints[field.name])) > 1
     }
-    return _decorator(options, list(presets), default)
 
 
-def model_options(
-    models: Mapping[str, Mapping[str, Any]], default_model: str, *, default: str = "paper"
-) -> Callable[[Callable], Callable]:
-    """:func:`settings_options` where each model has presets and settings of its own.
+def convert(where: str, hint: Any, value: Any) -> Any:
+    """``value`` as the type of a setting: a text as on a command line, or what YAML, JSON or Python gives.
 
-    The command receives ``model: str``, ``preset: str`` and ``overrides: dict``; ``resolve(models[model], …)`` refuses
-    a preset or setting that the model does not have.
+    Args:
+        where: what the error calls it, e.g. ``"--set steps=x"``.
+        hint: the field's type: ``bool``, ``int``, ``float``, ``str``, a ``Literal``, or one of them or ``None``.
+        value: to convert.
+
+    Raises:
+        UserError: the value is of another type, or not one of the literals.
     """
-    found: dict[str, tuple[dataclasses.Field, Any]] = {}
-    for presets in models.values():
-        for field, hint in _fields(presets[default]):
-            found.setdefault(field.name, (field, hint))
-    options = {}
-    for name, (field, hint) in found.items():
-        values: dict[str, Any] = {}
-        for model, presets in models.items():
-            each = {preset: getattr(value, name) for preset, value in presets.items() if hasattr(value, name)}
-            same = len(set(map(repr, each.values()))) == 1
-            values |= {model: each[default]} if same else {f"{model} {preset}": v for preset, v in each.items()}
-        options[name] = _option(field, hint, values)
-    choice = click.option(
-        "--model", type=click.Choice(list(models)), default=default_model, show_default=True, help="Which model."
-    )
-    known = list(dict.fromkeys(preset for presets in models.values() for preset in presets))
-    return lambda command: choice(_decorator(options, known, default)(command))
-
-
-def _fields(settings: Any) -> list[tuple[dataclasses.Field, Any]]:
-    """The fields that can be chosen, with their types: where there is one value only there is no choice."""
-    hints = typing.get_type_hints(type(settings))
-    fields = [(field, hints[field.name]) for field in dataclasses.fields(settings)]
-    return [(field, hint) for field, hint in fields if typing.get_origin(hint) is not Literal or len(hint.__args__) > 1]
-
-
-def _decorator(options: Mapping[str, Callable], presets: list[str], default: str) -> Callable[[Callable], Callable]:
-    def decorate(command: Callable) -> Callable:
-        def wrapped(**kwargs: Any) -> Any:
-            overrides = {name: value for name in options if (value := kwargs.pop(name)) is not None}
-            return command(overrides=overrides, **kwargs)
-
-        wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
-        wrapped.__click_params__ = list(getattr(command, "__click_params__", []))  # type: ignore[attr-defined]
-        for option in reversed(list(options.values())):
-            wrapped = option(wrapped)
-        return click.option("--preset", type=click.Choice(presets), default=default, show_default=True)(wrapped)
-
-    return decorate
-
-
-def _option(field: dataclasses.Field, hint: Any, values: Mapping[str, Any]) -> Callable:
-    flag = "--" + field.name.replace("_", "-")
-    shown = ", ".join(f"{name} {value}" for name, value in values.items())
-    if len(set(map(repr, values.values()))) == 1 and len(values) > 1:
-        shown = str(next(iter(values.values())))
-    help = f"{field.metadata['help']}  [{shown}]"
-    if hint is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", field.name, default=None, help=help)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        if value is None or value == "none":
+            return None
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
-    kind = click.Choice(typing.get_args(hint)) if typing.get_origin(hint) is Literal else hint
-    return click.option(flag, field.name, type=kind, default=None, help=help)
+    if typing.get_origin(hint) is Literal:
+        found = [arg for arg in typing.get_args(hint) if value == arg or value == str(arg)]
+        if not found:
+            known = [str(arg) for arg in typing.get_args(hint)]
+            raise UserError(
+                f"{where}: one of {', '.join(known)} is expected, not {value!r}{did_you_mean(str(value), known)}"
+            )
+        return found[0]
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        if value in ("true", "false"):
+            return value == "true"
+        raise UserError(f"{where}: true or false is expected, not {value!r}")
+    accepted = {int: (int, str), float: (int, float, str), str: (str,)}
+    try:
+        if isinstance(value, bool) or not isinstance(value, accepted[hint]):
+            raise ValueError
+        return hint(value)
+    except ValueError:
+        words = {int: "a whole number", float: "a number", str: "a text"}
+        raise UserError(f"{where}: {words[hint]} is expected, not {value!r}") from None
 
 
 def resolve(presets: Mapping[str, S], preset: str, overrides: Mapping[str, Any] = types.MappingProxyType({})) -> S:
-    """The preset's settings with ``overrides`` in place. An unknown preset or name is a :class:`UserError`."""
+    """The preset's settings with ``overrides`` in place, each converted to the setting's type.
+
+    Raises:
+        UserError: an unknown preset or setting (the nearest known one is named), or a value of another type.
+    """
     if preset not in presets:
-        raise UserError(f"unknown preset {preset!r}; known: {', '.join(presets)}")
-    names = {field.name for field in dataclasses.fields(presets[preset])}  # type: ignore[arg-type]
-    if unknown := sorted(set(overrides) - names):
-        raise UserError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(names))}")
-    return dataclasses.replace(presets[preset], **overrides)  # type: ignore[type-var]
+        raise UserError(f"unknown preset {preset!r}; known: {', '.join(presets)}{did_you_mean(preset, presets)}")
+    hints = typing.get_type_hints(type(presets[preset]))
+    if unknown := sorted(set(overrides) - set(hints)):
+        near = did_you_mean(unknown[0], hints) or ";"
+        raise UserError(f"unknown setting {unknown[0]!r}{near} known: {', '.join(sorted(hints))}")
+    given = {name: convert(f"setting {name}", hints[name], value) for name, value in overrides.items()}
+    return dataclasses.replace(presets[preset], **given)  # type: ignore[type-var]
 
 
 def deciding(settings: Any) -> dict[str, Any]:

@@ -76,12 +76,37 @@ def command(
     step("synthesize", "synthesize", "--out", raw, "--seed", str(data_seed), "--preset", data_preset)
     step("prepare", "prepare", raw / f"{DOMAIN}.json.gz", "--out", data)
     devices = ("--mesh", mesh) if mesh else ()
-    common = (*devices, "--data", data, "--preset", "small", "--seed", str(seed), "--out", checkpoints, "--resume")
+    common = (
+        *devices,
+        "--data",
+        data,
+        "--preset",
+        "small",
+        "--seed",
+        str(seed),
+        "--checkpoints",
+        checkpoints,
+        "--resume",
+    )
     cf = step("train cf", "train", "cf", *common)
     stage1 = step("train stage1", "train", "stage1", *common, "--cf", cf, "--sentence-encoder", sentence_encoder)
     stage2 = step("train stage2", "train", "stage2", *common, "--cf", cf, "--stage1", stage1, "--llm", llm)
     asked = ("--oracle", raw / "oracle.npz", "--llm", llm, "--seed", str(seed), "--max-users", str(max_users))
-    step("eval overall", "eval", "overall", *devices, "--data", data, "--runs", stage2, *asked, "--out", out)
+    step(
+        "eval overall",
+        "eval",
+        "overall",
+        *devices,
+        "--data",
+        data,
+        "--preset",
+        "paper",
+        "--runs",
+        stage2,
+        *asked,
+        "--out",
+        out,
+    )
     record_steps(out, steps)
     page = step("report", "report", out, cf, stage1, stage2, "--data", data)
     show(out, steps, page)

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from allmrec_jax.api.evaluating import progress
 from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.data.scenarios import Scenario, overall
-from allmrec_jax.eval.overall import progress
 from allmrec_jax.evaluation.results import RESULTS, data_record, table
 from allmrec_jax.experiments.experiment import (
     Asking,

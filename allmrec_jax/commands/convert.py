@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from allmrec_jax.commands.options import checkpoints_option
+
 DIRECTORY = click.Path(path_type=Path)
 
 
@@ -13,7 +15,7 @@ def command() -> None:
 
     \b
     Example:
-      allmrec convert from-official ../A-LLMRec --name Movies_and_TV --data data/Movies_and_TV
+      allmrec convert from-official ../A-LLMRec --name Movies --data data/Movies
     """
 
 
@@ -21,7 +23,7 @@ def command() -> None:
 @click.argument("root", type=DIRECTORY)
 @click.option("--name", required=True, help="The data set's name there, e.g. Movies_and_TV.")
 @click.option("--data", type=DIRECTORY, required=True, help="Where the data set goes.")
-@click.option("--out", type=DIRECTORY, default=Path("checkpoints"), show_default=True, help="Where the runs go.")
+@checkpoints_option
 @click.option(
     "--sentence-encoder",
     default="sentence-transformers/nq-distilbert-base-v1",
@@ -32,7 +34,14 @@ def command() -> None:
 @click.option("--stage1-epoch", default=10, show_default=True, help="The epoch in the names of stage 1's files.")
 @click.option("--stage2-epoch", default=5, show_default=True, help="The epoch in the names of stage 2's files.")
 def from_official(
-    root: Path, name: str, data: Path, out: Path, sentence_encoder: str, llm: str, stage1_epoch: int, stage2_epoch: int
+    root: Path,
+    name: str,
+    data: Path,
+    checkpoints: Path,
+    sentence_encoder: str,
+    llm: str,
+    stage1_epoch: int,
+    stage2_epoch: int,
 ) -> None:
     """Turn the official code's files below ROOT into a data set and finished runs.
 
@@ -41,7 +50,7 @@ def from_official(
 
     \b
     Example:
-      allmrec convert from-official ../A-LLMRec --name Movies_and_TV --data data/Movies_and_TV
+      allmrec convert from-official ../A-LLMRec --name Movies --data data/Movies
     """
     from allmrec_jax.official import importing
     from allmrec_jax.official.layout import Layout
@@ -49,14 +58,14 @@ def from_official(
     layout = Layout(root, name, stage1_epoch, stage2_epoch)
     dataset = importing.import_data(layout, data)
     print(data)
-    cf = importing.import_cf(layout, dataset, out)
+    cf = importing.import_cf(layout, dataset, checkpoints)
     print(cf)
     if not layout.stage1("mlp").exists():
         return
-    stage1 = importing.import_stage1(layout, dataset, cf, sentence_encoder, out)
+    stage1 = importing.import_stage1(layout, dataset, cf, sentence_encoder, checkpoints)
     print(stage1)
     if layout.stage2("log_proj").exists():
-        print(importing.import_stage2(layout, dataset, cf, stage1, llm, out))
+        print(importing.import_stage2(layout, dataset, cf, stage1, llm, checkpoints))
 
 
 @command.command("to-official")

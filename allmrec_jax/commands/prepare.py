@@ -5,73 +5,41 @@ from typing import Any
 
 import click
 
+from allmrec_jax.commands.options import Command, grouped, preset_option, settings_options
 from allmrec_jax.data.dataset import Dataset
-from allmrec_jax.data.prepare import PRESETS, prepare
+from allmrec_jax.data.prepare import PRESETS, PrepareSettings
 from allmrec_jax.data.readers.sources import READERS
 from allmrec_jax.errors import UserError
-from allmrec_jax.settings import settings_options
 
 EPILOG = """\b
 Examples:
-  allmrec prepare raw/Movies_and_TV.json.gz --out data/movies        (meta_Movies_and_TV.json.gz is beside it)
+  allmrec prepare raw/Movies_and_TV.json.gz --out data/movies
   allmrec prepare ml-latest-small --out data/ml --rating-rule '>=4'
-  allmrec prepare clicks.parquet --items products.csv --columns user=customer,item=sku,title=name --out data/shop
+  allmrec prepare clicks.parquet --items products.csv --out data/shop \\
+    --columns user=customer,item=sku,title=name
 """
 
 SHOWN_BAD_LINES = 10
 
 
-@click.command(epilog=EPILOG)
+@click.command("prepare", cls=Command, epilog=EPILOG)
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The data set's directory.")
-@click.option("--source", "kind", type=click.Choice(list(READERS)), help="What SOURCE is; recognised if not given.")
-@click.option("--items", type=click.Path(path_type=Path), help="Item metadata, if not beside the interactions.")
-@click.option("--columns", help="Tables: what columns are called, as user=…,item=…,rating=…,time=…,title=…")
-@click.option("--name", help="Of the data set; runs are filed under it.  [the source's]")
-@click.option("--max-bad-lines", type=click.IntRange(0), default=100, show_default=True, help="Bad lines to skip.")
-@settings_options(PRESETS)
-def command(
-    source: Path,
-    out: Path,
-    kind: str | None,
-    items: Path | None,
-    columns: str | None,
-    name: str | None,
-    max_bad_lines: int,
-    preset: str,
-    overrides: dict[str, Any],
-) -> None:
+@grouped(
+    "Options",
+    click.option("--out", required=True, type=click.Path(path_type=Path), help="The data set's directory."),
+    click.option("--items", type=click.Path(path_type=Path), help="Item metadata, if not beside the interactions."),
+    click.option("--columns", help="Tables: what columns are called, as user=…,item=…,rating=…,time=…,title=…"),
+    click.option("--name", help="Of the data set; runs are filed under it.  [the source's]"),
+    click.option("--source", "kind", type=click.Choice(list(READERS)), help="What SOURCE is.  [recognised]"),
+    preset_option(PRESETS, "paper", help="Whose rules to follow; `allmrec presets prepare` shows them."),
+    click.option("--max-bad-lines", type=click.IntRange(0), default=100, show_default=True, help="Bad lines to skip."),
+)
+@settings_options(PrepareSettings)
+def command(source: Path, out: Path, columns: str | None, preset: str, overrides: dict[str, Any], **given: Any) -> None:
     """Read SOURCE (Amazon 2018 or 2023, MovieLens, sequence JSON, RecBole, CSV or Parquet) into a data set."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from allmrec_jax.api.data import prepare
 
-    bars: dict[Path, Any] = {}
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    ) as progress:
-
-        def show(path: Path, done: int, total: int) -> None:
-            if path not in bars:
-                bars[path] = progress.add_task(f"reading {path.name}", total=total)
-            progress.update(bars[path], completed=done)
-
-        dataset = prepare(
-            source,
-            out,
-            preset,
-            kind=kind,
-            items=items,
-            columns=_pairs(columns),
-            name=name,
-            max_bad_lines=max_bad_lines,
-            progress=show,
-            **overrides,
-        )
-    _report(dataset)
+    _report(prepare(source, out, preset=preset, columns=_pairs(columns), **given, **overrides))
 
 
 def _pairs(text: str | None) -> dict[str, str] | None:

@@ -262,7 +262,7 @@ class Workplace:
             words += [_OPTIONS[role], self.models[role]]
         if self.mesh is not None:
             words += ["--mesh", str(self.mesh)]
-        return [*words, "--seed", str(node.seed), "--out", str(self.checkpoints), "--resume"]
+        return [*words, "--seed", str(node.seed), "--checkpoints", str(self.checkpoints), "--resume"]
 
     def units(self, node: Training) -> float:
         """The amount of training in a run of this kind, in steps or in passes over a user."""

@@ -7,10 +7,11 @@ training functions are named, and imported when they are asked for.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
+from allmrec_jax.errors import UserError, did_you_mean
 from allmrec_jax.registry import Registry, named
-from allmrec_jax.settings import resolve
+from allmrec_jax.settings import convert, resolve
 
 if TYPE_CHECKING:
     from allmrec_jax.data.dataset import Dataset
@@ -74,6 +75,35 @@ class TrainingKind:
         presets = self.load_presets()
         return resolve(presets[model] if self.by_model else presets, preset, {**changes, **self.fixed})
 
+    def settings_classes(self) -> list[type]:
+        """The dataclass of its settings; where it trains one of several models, that of each."""
+        presets = self.load_presets().values()
+        instances = [each for preset in presets for each in (preset.values() if self.by_model else [preset])]
+        return list(dict.fromkeys(map(type, instances)))
+
+    def setting_types(self) -> dict[str, Any]:
+        """The type of each of its settings by name."""
+        return {name: hint for each in self.settings_classes()[::-1] for name, hint in get_type_hints(each).items()}
+
+    def convert(self, name: str, value: Any, where: str) -> Any:
+        """A setting's value in the type of the setting; of a kind with several models, of the first that has it.
+
+        Args:
+            name: of the setting.
+            value: as text, or as YAML gives it.
+            where: what the error calls it.
+
+        Raises:
+            UserError: no such setting (the nearest is named), one that nobody chooses, or a value of another type.
+        """
+        hints = self.setting_types()
+        if name not in hints:
+            near = did_you_mean(name, hints) or ";"
+            raise UserError(f"{where}: {self.name} has no setting {name!r}{near} known: {', '.join(sorted(hints))}")
+        if name in self.fixed and value != self.fixed[name]:
+            raise UserError(f"{where}: {self.name} has {name} {self.fixed[name]}; leave it out")
+        return convert(where, hints[name], value)
+
     def roles(self, settings: Any) -> tuple[str, ...]:
         """The roles of the pretrained models that a training with these settings reads; from scratch there are none."""
         return () if getattr(settings, "start", None) == "scratch" else tuple(self.models)
@@ -85,7 +115,7 @@ class TrainingKind:
         seed: int,
         out: Path,
         *,
-        upstream: Mapping[str, Path] = _NOTHING,
+        upstream: Mapping[str, Path | None] = _NOTHING,
         models: Mapping[str, str | Path] = _NOTHING,
         resume: bool = False,
         quiet: bool = False,
@@ -97,7 +127,7 @@ class TrainingKind:
             settings: see :meth:`settings`.
             seed: of every random draw.
             out: the folder of all runs.
-            upstream: the directory of each run that it builds on, by kind.
+            upstream: the directory of each run that it builds on, by kind; ``None`` where the settings want none.
             models: name or path of each pretrained model, by role.
             resume: continue an interrupted run.
             quiet: show no progress.

@@ -12,11 +12,11 @@ import dataclasses
 import difflib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 CHUNK = 1024
 """Items whose stand-in is looked for at once."""
+
+AT_ONCE = 64
+"""Users whom the CF model is asked about at once."""
 
 HISTORY = 50
 """Items of a history that the CF model is shown; fixed, so that it compiles once."""
@@ -132,11 +135,19 @@ class Catalogue:
 
 def find_user(dataset: Dataset, raw_id: str) -> int:
     """Index of the user with this id; :class:`UserError` with the nearest ids if there is none."""
-    try:
-        return dataset.users_raw.index(raw_id)
-    except ValueError:
-        near = _nearest(raw_id, {user: user for user in dataset.users_raw})
-        raise UserError(f"data set {dataset.name} has no user {raw_id!r}{near}") from None
+    return find_users(dataset, [raw_id])[0]
+
+
+def find_users(dataset: Dataset, raw_ids: Iterable[str]) -> list[int]:
+    """Indices of the users with these ids; :class:`UserError` with the nearest ids for one that is not there."""
+    numbers = {user: number for number, user in enumerate(dataset.users_raw)}
+    found = []
+    for raw_id in raw_ids:
+        if raw_id not in numbers:
+            near = _nearest(raw_id, {user: user for user in dataset.users_raw})
+            raise UserError(f"data set {dataset.name} has no user {raw_id!r}{near}")
+        found.append(numbers[raw_id])
+    return found
 
 
 def read_new_items(path: Path) -> list[NewItem]:
@@ -146,7 +157,8 @@ def read_new_items(path: Path) -> list[NewItem]:
         UserError: naming the line: not JSON, a key missing, or a value that is not text.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # A JSON text may hold other separators of lines than these; Windows begins files with a BOM.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     items = [_new_item(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -162,8 +174,12 @@ def _new_item(where: str, line: str) -> NewItem:
         raise UserError(f"{where}: not valid JSON ({error})") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: not a JSON object")
+    if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):
+        row["id"] = str(row["id"])  # as `prepare` takes ids
     for key in ("id", "title"):
-        if not isinstance(row.get(key), str) or not row[key].strip():
+        if key not in row:
+            raise UserError(f"{where}: {key!r} is missing; there are {', '.join(map(repr, row)) or 'no keys'}")
+        if not isinstance(row[key], str) or not row[key].strip():
             raise UserError(f"{where}: {key!r} must be a text and not empty")
     if not isinstance(row.get("description", ""), str):
         raise UserError(f"{where}: 'description' must be a text")
@@ -200,13 +216,61 @@ class Recommender:
         Raises:
             UserError: the history is empty, or nothing is left to recommend.
         """
-        if not len(history):
-            raise UserError("an empty history: give at least one item")
-        vector, scores = self._ask_cf(history, user)
-        found = self._retrieve(scores, history, max(count, retrieve))
+        users = None if user is None else [user]
+        return next(self.recommend_many([history], users, count=count, retrieve=retrieve))
+
+    def recommend_many(
+        self, histories: Sequence[Sequence[int]], users: Sequence[int] | None, *, count: int = 10, retrieve: int = 20
+    ) -> Iterator[list[Recommendation]]:
+        """:meth:`recommend` for each history; yielded in their order as soon as a chunk of them is answered.
+
+        Args:
+            histories: of each user.
+            users: their indices in the data set; ``None`` where they are no users of it.
+            count: how many items for each.
+            retrieve: how many the CF model hands to the language model.
+
+        Raises:
+            UserError: a history is empty, or nothing is left to recommend.
+        """
+        size = min(len(histories), AT_ONCE)
+        for start in range(0, len(histories), size or 1):
+            part = histories[start : start + size]
+            if not all(map(len, part)):
+                raise UserError("an empty history: give at least one item")
+            # The last chunk is filled up with its first rows, so that one shape is compiled.
+            filled = np.resize(np.arange(len(part)), size)
+            padded = np.stack([self._padded(part[int(row)]) for row in filled])
+            asked = None if users is None else np.asarray(users[start : start + size])[filled]
+            vectors, scores = self._ask_cf(padded, asked)
+            found = [self._retrieve(scores[row], part[row], max(count, retrieve)) for row in range(len(part))]
+            yield from self._rerank(padded[: len(part)], vectors[: len(part)], found, count)
+
+    def _rerank(
+        self,
+        histories: Int[np.ndarray, "B T"],
+        vectors: Float[np.ndarray, "B D"],
+        found: Sequence[Int[np.ndarray, "K"]],
+        count: int,
+    ) -> list[list[Recommendation]]:
+        """What the language model makes of the items ``found`` for each user; the best ``count``."""
         # The order shown is drawn, as in training: by retrieval, the place itself would tell the language model.
-        shown = found[numpy_rng(0, "recommend/order").permutation(len(found))]
-        likelihoods = self.llm.rank(self._padded(history), shown[None], vector)[0]
+        shown = [row[numpy_rng(0, "recommend/order").permutation(len(row))] for row in found]
+        answers: list[list[Recommendation]] = [[] for _ in found]
+        for width in {len(row) for row in found}:  # users who have met nearly everything are found fewer
+            rows = np.flatnonzero([len(row) == width for row in found])
+            likelihoods = self.llm.rank(histories[rows], np.stack([shown[int(row)] for row in rows]), vectors[rows])
+            for row, likelihood in zip(rows, likelihoods, strict=True):
+                answers[row] = self._named(found[int(row)], shown[int(row)], likelihood, count)
+        return answers
+
+    def _named(
+        self,
+        found: Int[np.ndarray, "K"],
+        shown: Int[np.ndarray, "K"],
+        likelihoods: Float[np.ndarray, "K"],
+        count: int,
+    ) -> list[Recommendation]:
         probabilities = np.exp(likelihoods - likelihoods.max())
         probabilities /= probabilities.sum()
         place = {int(item): number for number, item in enumerate(found, start=1)}
@@ -223,18 +287,17 @@ class Recommender:
             for column in np.argsort(-likelihoods, kind="stable")[:count]
         ]
 
-    def _padded(self, history: Sequence[int]) -> Int[np.ndarray, "1 T"]:
+    def _padded(self, history: Sequence[int]) -> Int[np.ndarray, "T"]:
         last = list(history)[-HISTORY:]
-        return np.array([[0] * (HISTORY - len(last)) + last], np.int32)
+        return np.array([0] * (HISTORY - len(last)) + last, np.int32)
 
     def _ask_cf(
-        self, history: Sequence[int], user: int | None
-    ) -> tuple[Float[np.ndarray, "1 D"], Float[np.ndarray, "M+1"]]:
-        """The CF model's user vector, and a score for every item of the catalogue."""
-        model, users = self.cf.at("test"), None if user is None else np.array([user])
-        known = jnp.asarray(self.stand_in[self._padded(history)])
-        scores = model.score(users, known, jnp.arange(self.catalogue.known + 1)[None])
-        return np.asarray(model.user_vectors(users, known)), np.asarray(scores)[0, self.stand_in]
+        self, histories: Int[np.ndarray, "B T"], users: Int[np.ndarray, "B"] | None
+    ) -> tuple[Float[np.ndarray, "B D"], Float[np.ndarray, "B M+1"]]:
+        """The CF model's user vectors, and a score for every item of the catalogue."""
+        model, known = self.cf.at("test"), jnp.asarray(self.stand_in[histories])
+        scores = np.asarray(model.score_catalogue(users, known))
+        return np.asarray(model.user_vectors(users, known)), scores[:, self.stand_in]
 
     def _retrieve(self, scores: Float[np.ndarray, "M+1"], history: Sequence[int], count: int) -> Int[np.ndarray, "K"]:
         """The ``count`` best by score, none with a title that the history or a better one has."""
@@ -258,8 +321,10 @@ def load_recommender(
     new: Sequence[NewItem] = (),
     *,
     cf: Path | None = None,
+    stage1: Path | None = None,
     llm: str | None = None,
     llm_weights: "LLMWeights | None" = None,
+    batch_size: int = 1,
 ) -> Recommender:
     """A trained A-LLMRec over the data set's items and ``new`` ones.
 
@@ -268,21 +333,23 @@ def load_recommender(
         run: a ``train stage2`` run; stage 1 and the CF model are found beside it.
         new: items that no training has seen.
         cf: where the CF run is, or the user's own arrays, if not beside ``run``.
+        stage1: where the stage-1 run is, if not beside ``run``.
         llm: where the language model is now, if not where it was in training.
         llm_weights: how its kernels are stored; by default as in training.
+        batch_size: prompts that the language model reads at once.
 
     Raises:
         UserError: the run is unfinished or of another data set, or what it was built on is missing or another.
     """
     catalogue = Catalogue.of(dataset, new)
-    sources = Sources(dataset, [run, *([cf] if cf else [])], EvaluationSettings())
-    stage1, stage2, model = sources.stage1, sources.stage2, sources.cf
-    added = np.zeros((len(new), stage1.text.shape[1]), np.float32)
+    sources = Sources(dataset, [run, *filter(None, (cf, stage1))], EvaluationSettings())
+    aligned, stage2, model = sources.stage1, sources.stage2, sources.cf
+    added = np.zeros((len(new), aligned.text.shape[1]), np.float32)
     if new:
         titles, descriptions = [item.title for item in new], [item.description for item in new]
         alone = dataclasses.replace(dataset, titles=["", *titles], descriptions=["", *descriptions])
-        added = stage1.encode_texts(item_texts(alone, stage1.settings.text_style)[1:])
-    latents = stage2.latents(stage1)
+        added = aligned.encode_texts(item_texts(alone, aligned.settings.text_style)[1:])
+    latents = stage2.latents(aligned)
     return Recommender(
         catalogue,
         model,
@@ -291,9 +358,9 @@ def load_recommender(
             None if latents is None else np.concatenate([latents, added]),
             llm=llm,
             llm_weights=llm_weights,
-            batch_size=1,
+            batch_size=batch_size,
         ),
-        stand_ins(np.concatenate([stage1.text, added]), np.concatenate([stage1.trained, np.zeros(len(new), bool)])),
+        stand_ins(np.concatenate([aligned.text, added]), np.concatenate([aligned.trained, np.zeros(len(new), bool)])),
     )
 
 
@@ -314,19 +381,3 @@ def _plain(text: str) -> str:
 def _nearest(name: str, shown: dict[str, str]) -> str:
     close = difflib.get_close_matches(name, shown, n=3, cutoff=0.5)
     return "; nearest: " + ", ".join(repr(shown[match]) for match in close) if close else ""
-
-
-def as_json(recommendations: Sequence[Recommendation]) -> list[dict[str, Any]]:
-    """For ``--json``: best first, with ``rank`` from 1."""
-    return [
-        {
-            "rank": rank,
-            "id": each.raw_id,
-            "title": each.title,
-            "probability": round(each.probability, 6),
-            "log_likelihood": round(each.log_likelihood, 4),
-            "retrieved": each.retrieved,
-            "new": each.new,
-        }
-        for rank, each in enumerate(recommendations, start=1)
-    ]

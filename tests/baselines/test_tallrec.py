@@ -198,7 +198,17 @@ def test_the_command_chooses_on_validation_and_its_kind_names_the_protocol(plant
     options += ["--choose", "best", "--validation-users", "20", "--protocol", "yes-no"]
     told = CliRunner().invoke(
         allmrec,
-        ["train", "tallrec", "--data", str(planted.path), "--llm", str(llm_path), *options, "--out", str(tmp_path)],
+        [
+            "train",
+            "tallrec",
+            "--data",
+            str(planted.path),
+            "--llm",
+            str(llm_path),
+            *options,
+            "--checkpoints",
+            str(tmp_path),
+        ],
         catch_exceptions=False,
     )
     path = tmp_path / "Planted" / "tallrec-yes-no" / told.stdout.splitlines()[-1].split("/")[-1]

@@ -94,7 +94,7 @@ def convert(root, out, *more):
     import io
 
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        arguments = ["--name", NAME, "--data", str(out / "data"), "--out", str(out / "runs"), *more]
+        arguments = ["--name", NAME, "--data", str(out / "data"), "--checkpoints", str(out / "runs"), *more]
         cli.main(["convert", "from-official", str(root), *arguments])
     return printed.getvalue()
 

@@ -1,6 +1,5 @@
 """Recommendation: retrieval over known and new items, re-ranking, names, and what bad input gets."""
 
-import json
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +14,6 @@ from allmrec_jax.trained.recommend import (
     Catalogue,
     NewItem,
     Recommender,
-    as_json,
     find_user,
     read_new_items,
     stand_ins,
@@ -212,7 +210,9 @@ def test_new_items_are_read_from_json_lines(tmp_path: Path):
         ("{", "line 1: not valid JSON"),
         ('{"id": "a", "title": "T"}\n[]', "line 2: not a JSON object"),
         ('{"id": "a"}', "line 1: 'title' must be"),
-        ('{"id": 3, "title": "T"}', "line 1: 'id' must be"),
+        ('{"id": true, "title": "T"}', "line 1: 'id' must be"),
+        ('{"asin": "a", "title": "T"}', "line 1: 'id' is missing; there are 'asin', 'title'"),
+        ('[{"id": "a", "title": "T"}]', "line 1: not a JSON object"),
         ('{"id": "a", "title": " "}', "line 1: 'title' must be"),
         ('{"id": "a", "title": "T", "description": ["D"]}', "line 1: 'description' must be"),
         ("\n", "no item in it"),
@@ -227,10 +227,3 @@ def test_bad_new_items_name_the_line(tmp_path: Path, content: str | bytes | None
     with pytest.raises(UserError, match=message) as error:
         read_new_items(path)
     assert str(path) in str(error.value)
-
-
-def test_json_rows(dataset: Dataset):
-    rows = as_json(make(dataset)[0].recommend([1, 2], count=3))
-    assert [row["rank"] for row in rows] == [1, 2, 3]
-    assert rows[0]["id"].startswith("B")
-    assert json.loads(json.dumps(rows)) == rows

@@ -1,0 +1,1 @@
+"""The Python API, by topic; ``import allmrec_jax`` offers all of it."""

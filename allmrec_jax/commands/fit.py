@@ -1,0 +1,84 @@
+"""``allmrec fit``: all stages of A-LLMRec, what is missing of them."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from allmrec_jax.commands.options import (
+    Command,
+    checkpoints_option,
+    data_option,
+    grouped,
+    mesh_options,
+    preset_option,
+    seed_option,
+)
+from allmrec_jax.commands.train import combine, config_options, model_option
+
+STAGES = ("cf", "stage1", "stage2")
+
+
+@click.command(
+    "fit",
+    cls=Command,
+    epilog="""\b
+Examples:
+  allmrec fit --data data/movies
+  allmrec fit --data data/movies --until cf --model gru4rec
+  allmrec fit --data data/movies --set stage2.steps=160 --name first
+""",
+)
+@grouped(
+    "Options",
+    data_option,
+    preset_option(["paper", "official", "small"]),
+    click.option("--until", type=click.Choice(STAGES), default="stage2", show_default=True, help="The last stage."),
+    click.option("--model", default="sasrec", show_default=True, help="The CF model; `allmrec presets cf` lists them."),
+    model_option("encoder"),
+    model_option("llm"),
+    click.option("--name", help="A name for the last run, to be given in place of its directory."),
+)
+@grouped("Run", checkpoints_option, seed_option)
+@config_options("STAGE.SETTING=VALUE")
+@mesh_options
+def command(config: Path | None, lines: tuple[str, ...], print_config: bool, **given: Any) -> None:
+    """Train A-LLMRec: the CF model, stage 1 and stage 2, of these what is missing.
+
+    Finished stages are found by their settings, data and upstream; an interrupted one goes on. Prints the last run's
+    directory, and the line to try next.
+    """
+    given, settings = combine(STAGES, given, config, lines)
+    if print_config:
+        _print(given, settings)
+        return
+    from allmrec_jax.api.data import load_data
+    from allmrec_jax.api.training import fit
+
+    dataset = load_data(given.pop("data"))
+    run = fit(dataset, **given, settings=settings)
+    click.echo(run.path)
+    next_line = {
+        "cf": f"allmrec train stage1 --data {dataset.path} --cf {run.path}",
+        "stage1": f"allmrec train stage2 --data {dataset.path} --stage1 {run.path}",
+        "stage2": f'allmrec recommend --run {run.path} --item "{dataset.titles[1]}"',
+    }[given["until"]]
+    click.echo(f"next: {next_line}")
+
+
+def _print(given: dict[str, Any], settings: dict[str, dict[str, Any]]) -> None:
+    import dataclasses
+
+    from allmrec_jax.api.config import as_yaml
+    from allmrec_jax.api.training import resolve_settings
+    from allmrec_jax.trained.kinds import KINDS
+
+    preset, shown = given["preset"], {}
+    for stage in STAGES[: STAGES.index(given["until"]) + 1]:
+        resolved = resolve_settings(KINDS[stage], preset, settings[stage], given["model"] if stage == "cf" else None)
+        shown[stage] = {name: value for name, value in dataclasses.asdict(resolved).items() if name != "model"}
+    models = {
+        "sentence_encoder": given["sentence_encoder"] or KINDS["stage1"].models["encoder"][preset],
+        "llm": given["llm"] or KINDS["stage2"].models["llm"][preset],
+    }
+    click.echo(as_yaml({name: given[name] for name in ("preset", "seed", "model")} | models, shown), nl=False)
