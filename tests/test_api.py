@@ -13,7 +13,7 @@ from allmrec_jax.api.table import Table
 from allmrec_jax.api.training import resolve_settings
 from allmrec_jax.runs import Run
 from allmrec_jax.trained.kinds import KINDS
-from allmrec_jax.training.stage2 import PRESETS
+from allmrec_jax.training.stage2_settings import PRESETS
 
 
 def test_importing_it_imports_nothing_heavy():

@@ -28,7 +28,7 @@ class Recommended:
     """One recommended item of one user.
 
     Attributes:
-        user: the user's id; ``None`` for a bare history.
+        user: the user's id, where several were asked about.
         rank: its place, 1 is best.
         item: what is known about it, see :class:`allmrec_jax.trained.recommend.Recommendation`.
     """
@@ -183,7 +183,7 @@ class ALLMRec(TrainedRun):
         found = recommender.recommend(past, user=number, count=count, retrieve=retrieve)
         more = f"{len(past) - 5} earlier items, " if len(past) > 5 else ""
         title = f"After {more}{', '.join(recommender.catalogue.titles[item] for item in past[-5:])}"
-        return Recommendations([Recommended(user, rank, each) for rank, each in enumerate(found, 1)], title)
+        return Recommendations([Recommended(None, rank, each) for rank, each in enumerate(found, 1)], title)
 
     def recommend_all(
         self,

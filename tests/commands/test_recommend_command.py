@@ -146,8 +146,8 @@ def test_table(recommend: Callable):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "give either --user or at least one --item"),
-        (("--user", "U03", "--item", "B01"), "give either --user or at least one --item"),
+        ((), "give one of --user, --item"),
+        (("--user", "U03", "--item", "B01"), "give one of --user, --item"),
         (("--user", "U3"), "no user 'U3'; nearest: 'U"),
         (("--item", "Ghost Shiq 1"), "no item has the id or title 'Ghost Shiq 1'; nearest: 'Ghost Ship 1'"),
         (("--user", "U03", "--count", "30"), "--count 30 is more than --retrieve 20"),

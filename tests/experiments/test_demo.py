@@ -22,7 +22,7 @@ def test_a_step_is_measured_and_its_last_line_returned():
     program = "from allmrec_jax.eval import demo; print(*demo.run_step('help', ('--help',), 1), sep='\\n')"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     measured, last = told.splitlines()[-2:]
-    assert last.startswith("allmrec train cf")  # the last example
+    assert last.startswith("allmrec recommend")  # the last example
     name, seconds, peak_mib = re.fullmatch(r"Step\(name='(.*)', seconds=(.*), peak_mib=(.*)\)", measured).groups()
     assert name == "help"
     assert float(seconds) > 0
