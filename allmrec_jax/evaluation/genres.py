@@ -32,6 +32,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.intervals import bootstrap, paired_test
 from allmrec_jax.evaluation.results import SCHEMA
 from allmrec_jax.fileio import atomic_path, write_text
+from allmrec_jax.markdown import escaped
 from allmrec_jax.runs import machine
 
 if TYPE_CHECKING:
@@ -226,21 +227,21 @@ def genre_markdown(results: Mapping[str, Any], title: str) -> str:
         pair = f"{name} - {MAJORITY}"
         paired, p = results["paired"].get(pair), results["tests"].get(pair)
         difference = "" if paired is None else "{:+.3f} ({:+.3f} to {:+.3f})".format(*paired["all"])
-        cells = [name, f"{row['all']['n']:,}", f"{value:.3f} ({low:.3f}–{high:.3f})"]
+        cells = [escaped(name), f"{row['all']['n']:,}", f"{value:.3f} ({low:.3f}–{high:.3f})"]
         cells += [f"{row['all'][metric][0]:.3f}" for metric in ("first_hit", "valid_ratio")]
         cells += [difference, "" if p is None else "<0.001" if p["all"] < 0.001 else f"{p['all']:.3f}"]
         lines.append("| " + " | ".join(cells) + " |")
     for each in results["examples"]:
-        lines += ["", f"## User {each['user']}", "", f"History: {'; '.join(each['history'])}", ""]
-        lines += [f"True favourites: {', '.join(each['favourites'])}", ""]
-        lines += [f"- {name}: {text}" for name, text in each["said"].items() if text is not None]
+        lines += ["", f"## User {each['user']}", "", f"History: {escaped('; '.join(each['history']))}", ""]
+        lines += [f"True favourites: {escaped(', '.join(each['favourites']))}", ""]
+        lines += [f"- {escaped(name)}: {escaped(text)}" for name, text in each["said"].items() if text is not None]
     return "\n".join([*lines, ""])
 
 
 def _asked(results: Mapping[str, Any]) -> str:
     data = results["data"]
     return (
-        f"Data set {data['name']} (hash {data['hash'][:12]}). Behind the history stands "
+        f"Data set {escaped(data['name'])} (hash {data['hash'][:12]}). Behind the history stands "
         f"`{results['settings']['question'].strip()}`. True favourites: the {FAVOURITES} genres that a user's items "
         "have most often. Valid: nothing but genres was named."
     )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from allmrec_jax.markdown import escaped
 from allmrec_jax.report.facts import heading
 from allmrec_jax.report.tables import Cell, Table, all_tables, budgets
 
@@ -15,25 +16,25 @@ def markdown(results: Mapping[str, Any], runs: Mapping[str, str] | None = None) 
         results: ``results.json``.
         runs: where the page of a run is, by identity; cells link there.
     """
-    parts = [f"# {heading(results)}"]
+    parts = [f"# {escaped(heading(results))}"]
     for number, table in enumerate(all_tables(results)):
-        parts += [f"## {table.title}"] if number else []
-        parts += [table_markdown(table, runs or {}), *table.notes, *_reasons(table)]
-    lines = [f"- **{name}**: {'; '.join(words)}" for name, words in budgets(results)]
+        parts += [f"## {escaped(table.title)}"] if number else []
+        parts += [table_markdown(table, runs or {}), *map(escaped, table.notes), *_reasons(table)]
+    lines = [f"- **{escaped(name)}**: {escaped('; '.join(words))}" for name, words in budgets(results)]
     return "\n\n".join([*parts, "## Budgets", "\n".join(lines)]) + "\n"
 
 
 def table_markdown(table: Table, runs: Mapping[str, str]) -> str:
     """One table in Markdown: the winner of a column in bold."""
     heads = ["System", *(_joined(column.label, column.about) for column in table.columns)]
-    lines = [_line(map(_escaped, heads)), _line(["---", *("---:" for _ in table.columns)])]
+    lines = [_line(map(escaped, heads)), _line(["---", *("---:" for _ in table.columns)])]
     for row in table.rows:
         cells = []
         for cell in row.cells:
             text = f"[{cell.text}]({runs[cell.run]})" if cell.run and cell.run in runs else cell.text
             text = f"**{text}**" if cell.best else text
             cells.append(_joined(f"{text}: {cell.na}" if cell.na else text, "; ".join(cell.details)))
-        lines.append(_line([_escaped(row.name), *cells]))
+        lines.append(_line([escaped(row.name), *cells]))
     return "\n".join(lines)
 
 
@@ -96,10 +97,6 @@ def _reasons(table: Table) -> list[str]:
 
 def _joined(text: str, detail: str) -> str:
     return f"{text} ({detail})" if detail else text
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", r"\|").replace("_", r"\_")
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 import msgspec
 
 from allmrec_jax.errors import UserError
+from allmrec_jax.fileio import read_json
 from allmrec_jax.prompts import STYLES
 from allmrec_jax.report import facts, paper
 from allmrec_jax.runs import load_run
@@ -165,7 +166,7 @@ def read_results(directory: Path) -> dict[str, Any]:
     path = directory / "results.json"
     if not path.is_file():
         raise UserError(f"{directory}: no results.json; run `allmrec eval overall --out {directory}` first")
-    results = _read_json(path, dict[str, Any], again := "run the evaluation again")
+    results = read_json(path, dict[str, Any], again := "run the evaluation again")
     if results.get("schema") != 1:
         raise UserError(f"{path}: not results of schema 1; run the evaluation again with this version")
     for key in ("data", "runs", "systems"):
@@ -189,13 +190,13 @@ def read_run(directory: Path) -> dict[str, Any]:
 def read_cost(directory: Path) -> dict[str, Any] | None:
     """What a training took, where it was measured: ``{"seconds": …, "peak_mib": …}``."""
     path = directory / "cost.json"
-    return _read_json(path, _Cost, "delete it: it is only shown") if path.is_file() else None
+    return read_json(path, _Cost, "delete it: it is only shown") if path.is_file() else None
 
 
 def read_export(directory: Path, name: str) -> dict[str, Any]:
     """The record ``NAME.json`` beside a run's export, empty where there is none."""
     path = directory / "export" / f"{name}.json"
-    return _read_json(path, _Exported, "train this run again") if path.is_file() else {}
+    return read_json(path, _Exported, "train this run again") if path.is_file() else {}
 
 
 def read_log(directory: Path) -> list[dict[str, float]]:
@@ -227,7 +228,7 @@ def read_log(directory: Path) -> list[dict[str, float]]:
 def read_not_made(directory: Path) -> dict[str, str]:
     """Why tables of ``experiment all`` were not made, by name, as its ``tables.json`` says."""
     path = directory / "tables.json"
-    return _read_json(path, _Tables, "run the experiment again")["not_made"] if path.is_file() else {}
+    return read_json(path, _Tables, "run the experiment again")["not_made"] if path.is_file() else {}
 
 
 def read_answers(directory: Path) -> "pl.DataFrame":
@@ -305,14 +306,6 @@ def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
             yield from _numbers(item, place)
     elif isinstance(value, float):
         yield place, value
-
-
-def _read_json(path: Path, kind: Any, remedy: str) -> Any:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({_reason(error)}); {remedy}") from error
-    return _checked(path, value, kind, remedy)
 
 
 def _checked(path: Path, value: Any, kind: Any, remedy: str) -> Any:

@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -17,7 +19,7 @@ from allmrec_jax.commands.report import command
 from allmrec_jax.errors import UserError
 from allmrec_jax.outputs import MARK
 from allmrec_jax.report import paper
-from allmrec_jax.report.readers import read_results
+from allmrec_jax.report.readers import read_answers, read_results
 from allmrec_jax.report.site import ReportSources, write_report
 
 
@@ -400,7 +402,7 @@ def test_paper_values():
     ("content", "message"),
     [
         (None, "no results.json"),
-        ("{", "not valid JSON"),
+        ("{", "cannot be read"),
         ('{"schema": 2}', "not results of schema 1"),
         ('{"schema": 1, "data": {"name": "x"}, "runs": []}', "'runs' is missing or empty"),
     ],
@@ -411,6 +413,117 @@ def test_bad_results_name_the_file(tmp_path: Path, content: str | None, message:
     with pytest.raises(UserError, match=message) as error:
         read_results(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def paths_in(value: Any, place: tuple = ()) -> Iterator[tuple]:
+    """Where every value of a JSON document stands, those inside others too."""
+    if place:
+        yield place
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from paths_in(item, (*place, key))
+
+
+def changed(value: Any, place: tuple, other: Any) -> Any:
+    """A copy of a document with another value at a place, or without that place."""
+    copy = json.loads(json.dumps(value))
+    inner = copy
+    for key in place[:-1]:
+        inner = inner[key]
+    if other is ...:
+        del inner[place[-1]]
+    else:
+        inner[place[-1]] = other
+    return copy
+
+
+STRANGE: tuple[Any, ...] = (
+    ...,
+    None,
+    [],
+    {},
+    "x",
+    "../../x",
+    -1,
+    2.5,
+    10**30,
+    float("nan"),
+    True,
+    [1, 2, 3],
+    {"all": 1},
+    "<script>",
+)
+
+
+@pytest.mark.parametrize("file", ["results.json", "run.json", "metrics.jsonl"])
+def test_valid_json_of_another_structure_is_read_or_refused_in_a_line(made: Path, tmp_path: Path, file: str):
+    """A sample of all places and strange values: nothing but errors of one line, and no file outside of the folder."""
+    kind = made / "checkpoints" / "made-up" / "cf" / identity_of("cf")[:12]
+    results, run = tmp_path / "results", tmp_path / "run"
+    shutil.copytree(made / "results", results)
+    shutil.copytree(kind, run)
+    path = results / file if file == "results.json" else run / file
+    lines = path.read_text().splitlines() if file.endswith("l") else [path.read_text()]
+    whole = [json.loads(line) for line in lines]
+    whole[0] = fuller(whole[0]) if file == "results.json" else whole[0]
+    cases = [(place, other) for place in paths_in(whole[0]) for other in STRANGE]
+    refused = 0
+    chosen = np.random.default_rng(0).choice(len(cases), min(120, len(cases)), replace=False)
+    for number in chosen.tolist():
+        place, other = cases[number]
+        documents = [changed(whole[0], place, other), *whole[1:]]
+        path.write_text("\n".join(json.dumps(each) for each in documents) + "\n")
+        out = tmp_path / "out" / "site"
+        try:
+            write_report(out, ReportSources([results], [run]), models=False)
+        except UserError as error:
+            assert "\n" not in str(error) and str(path) in str(error), (place, other)
+            refused += 1
+        assert sorted(each.name for each in tmp_path.iterdir()) in (["out", "results", "run"], ["results", "run"])
+        assert not out.parent.exists() or [each.name for each in out.parent.iterdir()] in (["site"], [])
+    assert refused > len(chosen) / 4
+
+
+def fuller(results: dict) -> dict:
+    """The fixture's results with what experiments add."""
+    node = {"kind": "stage2", "identity": "1" * 64, "preset": "small", "changes": {}, "seed": 0, "steps": 320}
+    node |= {"unit": "steps", "batch_size": 32, "seconds": 3.0}
+    for each in results["runs"]:
+        each |= {"trainings": [node], "seconds": 1.5, "users": 120}
+    results["settings"] |= {"table": "table10", "title": "Table 10", "batch_size": 4, "published": "table1_overall"}
+    results["settings"]["scenario"] = {"scenario": "few-shot", "training_users": 30, "history": 5}
+    return results
+
+
+@pytest.mark.parametrize("name", ["../../out", "a/b", "/tmp/x", "..", "a\n", ""])
+def test_names_of_tables_and_runs_are_plain(made: Path, tmp_path: Path, name: str):
+    results = json.loads((made / "results" / "results.json").read_text())
+    results["settings"]["table"] = name
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(UserError, match=r"settings\.table"):
+        write_report(tmp_path / "in" / "site", ReportSources([tmp_path]))
+    run = tmp_path / "run"
+    shutil.copytree(made / "checkpoints" / "made-up" / "cf" / identity_of("cf")[:12], run)
+    about = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(about | {"identity": name}))
+    with pytest.raises(UserError, match=r"\$\.identity"):
+        write_report(tmp_path / "in" / "site", ReportSources([made / "results"], [run]))
+    assert not (tmp_path / "in").exists()
+
+
+def test_answers_that_do_not_fit_each_other_are_refused(made: Path, tmp_path: Path):
+    frame = pl.read_parquet(made / "results" / "users.parquet")
+    for column, value, message in (
+        ("target", pl.lit(10_000), "do not fit"),
+        ("rank", pl.lit(0), "do not fit"),
+        ("scores", pl.lit(None, pl.List(pl.Float32)), "a value is missing"),
+        ("system", pl.col("scores"), "cannot cast"),
+    ):
+        frame.with_columns(value.alias(column)).write_parquet(tmp_path / "users.parquet")
+        with pytest.raises(UserError, match=message):
+            read_answers(tmp_path)
+    frame.drop("rank").write_parquet(tmp_path / "users.parquet")
+    with pytest.raises(UserError, match="'rank' is missing"):
+        read_answers(tmp_path)
 
 
 def test_other_data_than_evaluated_is_refused(made: Path, tmp_path: Path):
