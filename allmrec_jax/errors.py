@@ -7,6 +7,8 @@ from collections.abc import Iterable
 STOPPED = 75
 """Exit code of a training that SIGTERM ended after it had saved (``EX_TEMPFAIL``): run it again with ``--resume``."""
 
+_NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Cannot allocate memory", "bad_alloc")
+
 _DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
@@ -31,6 +33,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     plain = {each.casefold().replace("-", "_"): each for each in known}
     near = difflib.get_close_matches(name.casefold().replace("-", "_"), plain, n=1, cutoff=0.5)
     return f"; did you mean {plain[near[0]]!r}?" if near else ""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the host's or a device's memory does not suffice."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
 
 
 def visible(text: str) -> str:

@@ -303,8 +303,9 @@ def check_finite(path: Path | str, arrays: Mapping[str, np.ndarray], remedy: str
     """
     for key, array in arrays.items():
         # ml_dtypes' types, bfloat16 among them, are of kind "V" and know isfinite.
-        if array.dtype.kind in "fcV" and not np.isfinite(array).all():
-            raise UserError(f"{path}: {key!r} holds a number that is not finite; {remedy}")
+        if array.dtype.kind in "fcV" and not (finite := np.isfinite(array)).all():
+            place = [int(index) for index in np.argwhere(~finite)[0]]
+            raise UserError(f"{path}: {key!r} is not finite at {place}; {remedy}")
 
 
 def load_arrays(path: Path | str, like: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -3,13 +3,15 @@
     checkpoints/<data>/<kind>/<first 12 of the identity>/
         run.json         kind, identity, settings, seed, data, upstream identities, versions, machine, command
         metrics.jsonl    one line per logged step
-        steps/<n>/       state (Orbax) and loop.json: the last two steps and the best
+        steps/<n>/       state (Orbax), loop.json and the files' hashes: the last two steps and the best
         best             the step chosen on validation, with its metrics
         export/          what later stages read
-        DONE             the summary; its presence makes the run usable
+        DONE             the summary and the hashes of the export; its presence makes the run usable
+        .lock            which process trains
 
-A SIGKILL at any moment leaves either the old or the new form of each of these, never half of one. Several processes
-that train together share the directory: all write a checkpoint's arrays, the first one everything else.
+A SIGKILL at any moment leaves either the old or the new form of each of these, never half of one. What is read back is
+compared with its hash; runs made before there were hashes are taken as they are. Several processes that train together
+share the directory: all write a checkpoint's arrays, the first one everything else.
 """
 
 import contextlib
@@ -22,23 +24,78 @@ import platform
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NotRequired, TypedDict, TypeVar
 
 import jax
+import msgspec
 
 from allmrec_jax import sharding
-from allmrec_jax.errors import UserError
-from allmrec_jax.fileio import atomic_path, load_arrays, save_arrays, write_text, writes
+from allmrec_jax.errors import UserError, first_line, out_of_memory
+from allmrec_jax.fileio import (
+    atomic_path,
+    digests,
+    hold,
+    load_arrays,
+    plain_name,
+    read_json,
+    save_arrays,
+    verify,
+    write_json,
+    writes,
+)
 from allmrec_jax.settings import identity as compute_identity
 
-__all__ = ["Run", "find_upstream", "load_arrays", "load_run", "require_upstream", "save_arrays"]
+__all__ = [
+    "Run",
+    "find_upstream",
+    "load_arrays",
+    "load_run",
+    "require_upstream",
+    "run_settings",
+    "save_arrays",
+    "verify_export",
+]
+
+T = TypeVar("T")
 
 START_OVER = "start over without --resume"
 """What the error says where an interrupted run cannot be continued."""
 
 _PACKAGES = ("allmrec-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
+
+_HASHES = "hashes.json"
+
+_locks: "weakref.WeakValueDictionary[str, IO[str]]" = weakref.WeakValueDictionary()
+"""The lock files that this process holds, by their paths: runs opened twice by one process share theirs."""
+
+_verified: set[tuple[Any, ...]] = set()
+"""Exports that this process has compared with their hashes, with the state that their files had."""
+
+
+class _Data(TypedDict):
+    name: str
+    hash: str
+
+
+class _About(TypedDict):
+    kind: str
+    identity: str
+    settings: dict[str, Any]
+    seed: int
+    data: _Data
+    upstream: dict[str, str]
+
+
+class _Best(TypedDict):
+    step: int
+    metrics: dict[str, float]
+
+
+class _Done(TypedDict):
+    export_sha256: NotRequired[dict[str, str]]
 
 
 @dataclasses.dataclass
@@ -49,6 +106,7 @@ class Run:
     kind: str
     identity: str
     seed: int
+    _lock: IO[str] | None = dataclasses.field(default=None, repr=False, compare=False)
 
     @classmethod
     def open(
@@ -66,7 +124,7 @@ class Run:
         """Opens ``root/data_name/kind/<identity>``.
 
         A finished run is left alone (see :attr:`done`). An unfinished one is continued with ``resume`` and started over
-        without.
+        without; it is locked until it is finished, or this object or the process is gone.
 
         Args:
             root: the checkpoints directory.
@@ -79,12 +137,15 @@ class Run:
             resume: continue an unfinished run from its last checkpoint.
 
         Raises:
-            UserError: the directory cannot be written.
+            UserError: the directory cannot be written, another process trains this run (the message says which),
+                the export of the finished run is damaged, or the data set's name is none.
         """
+        plain_name(data_name, "the data set's name")
         identity = compute_identity(kind, settings, seed, data_hash, upstream)
         run = cls(Path(root) / data_name / kind / identity[:12], kind, identity, seed)
         sharding.wait_for_all()  # before the first process changes what the others are looking at
         if run.done:
+            verify_export(run.path)
             return run
         if writes():
             run._begin(settings, data_name, data_hash, upstream, resume)
@@ -92,12 +153,17 @@ class Run:
         return run
 
     def _begin(self, settings: Any, data_name: str, data_hash: str, upstream: Mapping[str, str], resume: bool) -> None:
-        """Clears what an earlier attempt left, unless it is to be continued, and writes ``run.json``."""
+        """Locks the run, clears what an earlier attempt left unless it is to be continued, and writes ``run.json``."""
+        self._lock = _locked(self.path / ".lock")
+        if self.done:  # by the process that held the lock until now
+            self._unlock()
+            return
         for half_written in self.path.rglob(".*.tmp"):
             # Left by a kill in the middle of a write.
             shutil.rmtree(half_written)
         if resume and (self.path / "run.json").is_file():
             return
+        (self.path / "run.json").unlink(missing_ok=True)  # first: what a kill leaves from here on is not continued
         for stale in (*self.path.glob("steps"), *self.path.glob("export"), *self.path.glob("tensorboard")):
             shutil.rmtree(stale)
         for name in ("best", "metrics.jsonl"):
@@ -116,7 +182,14 @@ class Run:
             "commit": _commit(),
             "command": sys.argv,
         }
-        write_text(self.path / "run.json", json.dumps(about, indent=2) + "\n")
+        write_json(self.path / "run.json", about)
+
+    def _unlock(self) -> None:
+        """Lets other processes have the run; what they find is finished."""
+        (self.path / ".lock").unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+        self._lock = None
 
     @property
     def done(self) -> bool:
@@ -125,6 +198,8 @@ class Run:
 
     def save(self, step: int, state: Any, progress: Mapping[str, Any] | None = None) -> None:
         """Writes ``state`` as checkpoint ``step``, then removes all but the last two and the best.
+
+        The files' SHA-256 go beside them: about a second for each gigabyte of state, read once from the system's cache.
 
         Args:
             step: how many steps the state has seen.
@@ -141,6 +216,8 @@ class Run:
                 (directory / "loop.json").write_text(json.dumps(dict(progress or {})))
             _silence_orbax()
             ocp.save((directory / "state").absolute(), state)
+            if writes():
+                (directory / _HASHES).write_text(json.dumps(digests(directory)))
         if not writes():
             return
         keep = {*self.steps()[-2:], step, self.best_step()}
@@ -156,9 +233,14 @@ class Run:
         """The last checkpoint, or ``None``."""
         return max(self.steps(), default=None)
 
-    def progress(self, step: int) -> dict[str, Any]:
-        """The loop's bookkeeping saved with checkpoint ``step``."""
-        return json.loads((self.path / "steps" / str(step) / "loop.json").read_text())
+    def progress(self, step: int, kind: type[T]) -> T:
+        """The loop's bookkeeping saved with checkpoint ``step``, as ``kind``, a dataclass or another type of msgspec's.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        value = read_json(self.path / "steps" / str(step) / "loop.json", kind, START_OVER)
+        return msgspec.convert(value, kind)
 
     def restore(self, abstract: Any, step: int | None = None) -> Any:
         """Reads a checkpoint.
@@ -169,7 +251,7 @@ class Run:
             step: which checkpoint; the last one by default.
 
         Raises:
-            UserError: there is none, or it does not fit ``abstract``.
+            UserError: there is none, a file of it is not what was written, or it does not fit ``abstract``.
         """
         from orbax.checkpoint import v1 as ocp
 
@@ -177,6 +259,8 @@ class Run:
         directory = self.path / "steps" / str(step)
         if step is None or not directory.is_dir():
             raise UserError(f"{self.path}: no checkpoint{'' if step is None else f' of step {step}'} to restore")
+        if (directory / _HASHES).is_file():
+            verify(directory, read_json(directory / _HASHES, dict[str, str], START_OVER), START_OVER)
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first), abstract
@@ -184,19 +268,21 @@ class Run:
         try:
             _silence_orbax()
             return ocp.load((directory / "state").absolute(), target)
-        except (ValueError, OSError, KeyError) as error:
+        except Exception as error:  # Orbax and TensorStore raise whatever the damage leads to
+            if out_of_memory(error):
+                raise
             raise UserError(
-                f"{directory}: damaged, or written by another version ({_first_line(error)}); {START_OVER}"
+                f"{directory}: damaged, or written by another version ({first_line(error)}); {START_OVER}"
             ) from error
 
     def mark_best(self, step: int, metrics: Mapping[str, float]) -> None:
         """Names ``step`` as the one chosen on validation, with its metrics. Its checkpoint is then kept."""
-        write_text(self.path / "best", json.dumps({"step": step, "metrics": dict(metrics)}) + "\n")
+        write_json(self.path / "best", {"step": step, "metrics": dict(metrics)}, indent=None)
 
     def best_step(self) -> int | None:
         """The step chosen on validation, or ``None``."""
         path = self.path / "best"
-        return json.loads(path.read_text())["step"] if path.is_file() else None
+        return read_json(path, _Best, START_OVER)["step"] if path.is_file() else None
 
     def export_path(self, name: str) -> Path:
         """Where to write ``name`` for later stages; the directory is made."""
@@ -205,8 +291,10 @@ class Run:
         return directory / name
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Declares the run usable. ``summary`` (JSON) goes into ``DONE``."""
-        write_text(self.path / "DONE", json.dumps(dict(summary), indent=2) + "\n")
+        """Declares the run usable. ``summary`` (JSON) goes into ``DONE``, with the SHA-256 of the export's files."""
+        if writes():
+            write_json(self.path / "DONE", {**summary, "export_sha256": digests(self.path / "export")})
+            self._unlock()
         sharding.wait_for_all()
 
 
@@ -221,10 +309,43 @@ def load_run(path: Path | str) -> dict[str, Any]:
         raise UserError(f"{path}: not a training run (it has no run.json)")
     if not (path / "DONE").is_file():
         raise UserError(f"{path}: this run is not finished (it has no DONE); run its command again with --resume")
+    about = read_json(path / "run.json", _About, "train this run again")
+    plain_name(about["identity"], f"{path / 'run.json'}, identity")
+    plain_name(about["data"]["name"], f"{path / 'run.json'}, data")
+    return about
+
+
+def run_settings(path: Path | str, about: Mapping[str, Any], kind: type[T]) -> T:
+    """The settings of the run at ``path`` (its ``run.json``: ``about``) as the dataclass ``kind``.
+
+    Raises:
+        UserError: one is unknown, missing, or of another type than the dataclass says.
+    """
+    known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     try:
-        return json.loads((path / "run.json").read_text())
-    except ValueError as error:
-        raise UserError(f"{path / 'run.json'}: damaged ({error}); train this run again") from error
+        if unknown := sorted(about["settings"].keys() - known):
+            raise msgspec.ValidationError(f"unknown: {unknown[0]}")
+        return msgspec.convert(about["settings"], kind)
+    except msgspec.ValidationError as error:
+        raise UserError(
+            f"{Path(path) / 'run.json'}: settings of another version, or damaged ({error}); train this run again"
+        ) from error
+
+
+def verify_export(path: Path | str) -> None:
+    """Compares the export of a finished run with the hashes in ``DONE``, once for each state of its files.
+
+    Raises:
+        UserError: a file of it is missing or is not what was written.
+    """
+    path = Path(path)
+    remedy = f"delete {path} and train it again"
+    hashes = read_json(path / "DONE", _Done, remedy).get("export_sha256", {})
+    stats = [name.stat() for name in (path / "DONE", *(path / "export" / each for each in hashes)) if name.exists()]
+    state = (path.resolve(), *((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats))
+    if state not in _verified:
+        verify(path / "export", hashes, remedy)
+        _verified.add(state)
 
 
 def find_upstream(
@@ -247,6 +368,7 @@ def find_upstream(
     """
     if given is not None:
         about = load_run(given)
+        verify_export(given)
         if about["kind"] != kind:
             raise UserError(f"{given} is a {about['kind']} run; a {kind} run is needed here")
         if about["data"]["hash"] != data_hash:
@@ -268,6 +390,7 @@ def find_upstream(
     if len(found) > 1:
         names = ", ".join(str(path) for path, _ in found)
         raise UserError(f"several finished {kind} runs of data set {data_name}: {names}; name one with --{kind}")
+    verify_export(found[0][0])
     return found[0]
 
 
@@ -364,5 +487,11 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in Path(record.pathname).parts
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def _locked(path: Path) -> IO[str]:
+    """The lock at ``path``, taken now or held by this process already."""
+    key = str(path.absolute())
+    held = _locks.get(key)
+    # Another folder may stand here by now.
+    if held is None or held.closed or not path.exists() or not os.path.samestat(os.fstat(held.fileno()), path.stat()):
+        held = _locks[key] = hold(path)
+    return held

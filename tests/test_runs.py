@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.runs import Run, find_upstream, load_run, machine, require_upstream
+from allmrec_jax.runs import Run, find_upstream, load_run, machine, require_upstream, run_settings, verify_export
 from allmrec_jax.settings import identity, setting
 
 HASH = "0123456789abcdef" * 4
@@ -98,7 +100,7 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(jax.random.key_data(back["key"]), jax.random.key_data(jax.random.key(3)))
     assert back["params"]["half"].dtype == jnp.bfloat16 and back["opt"][0].dtype == jnp.int32
     np.testing.assert_array_equal(back["params"]["kernel"], np.full((2, 3), 3, np.float32))
-    assert run.progress(5) == {"stale": 2}
+    assert run.progress(5, dict[str, int]) == {"stale": 2}
 
 
 def test_a_relative_checkpoints_directory_will_do(tmp_path, monkeypatch):
@@ -140,7 +142,7 @@ def test_without_resume_an_unfinished_run_starts_over(tmp_path):
     assert open_run(tmp_path, resume=True).latest_step() == 1
     again = open_run(tmp_path)
     assert again.latest_step() is None and again.best_step() is None
-    assert sorted(path.name for path in again.path.iterdir()) == ["run.json"]
+    assert sorted(path.name for path in again.path.iterdir()) == [".lock", "run.json"]
 
 
 def test_a_finished_run_is_left_alone(tmp_path):
@@ -161,7 +163,7 @@ def test_load_run_wants_a_finished_run(tmp_path):
     run.finish({})
     assert load_run(run.path)["identity"] == run.identity
     (run.path / "run.json").write_text("{")
-    with pytest.raises(UserError, match=r"run\.json: damaged"):
+    with pytest.raises(UserError, match=r"run\.json: cannot be read"):
         load_run(run.path)
 
 
@@ -197,3 +199,136 @@ def test_a_stage_refuses_an_upstream_built_on_another(tmp_path):
     require_upstream(run.path, about, "cf", "a" * 64)
     with pytest.raises(UserError, match=r"was built on cf a{12}, but the cf in use is b{12}"):
         require_upstream(run.path, about, "cf", "b" * 64)
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_in_any_file_of_a_checkpoint_is_found(tmp_path):
+    run = open_run(tmp_path)
+    run.save(1, state_of(3), {"stale": 2})
+    folder = run.path / "steps" / "1"
+    files = [
+        path for path in folder.rglob("*") if path.is_file() and path.stat().st_size and path.name != "hashes.json"
+    ]
+    assert len(files) > 3
+    for path in files:
+        before = path.read_bytes()
+        flip_a_bit(path)
+        with pytest.raises(UserError, match=rf"{path.name}: damaged .*start over without --resume") as caught:
+            run.restore(abstract_state())
+        assert "\n" not in str(caught.value)
+        path.write_bytes(before)
+    (folder / "hashes.json").write_text("[]")
+    with pytest.raises(UserError, match=r"hashes\.json: cannot be read"):
+        run.restore(abstract_state())
+    (folder / "hashes.json").unlink()  # a checkpoint of an earlier version
+    assert int(run.restore(abstract_state())["opt"][0]) == 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine")
+def test_whatever_orbax_raises_for_a_damaged_checkpoint_without_hashes_is_one_line(tmp_path):
+    run = open_run(tmp_path)
+    run.save(1, state_of(3))
+    (run.path / "steps" / "1" / "hashes.json").unlink()
+    for path in (run.path / "steps" / "1" / "state").rglob("*"):
+        if path.is_file():
+            before = path.read_bytes()
+            path.write_bytes(b"not this")
+            try:
+                run.restore(abstract_state())
+            except UserError as error:
+                assert "steps/1: damaged" in str(error) and "\n" not in str(error)
+            path.write_bytes(before)
+
+
+def test_a_flipped_bit_in_an_export_is_found(tmp_path):
+    run = open_run(tmp_path)
+    (run.export_path("items.npy")).write_bytes(b"x" * 100)
+    (run.export_path("encoder")).mkdir()
+    (run.export_path("encoder") / "config.json").write_text("{}")
+    run.finish({"hit@1": 0.5})
+    assert json.loads((run.path / "DONE").read_text())["hit@1"] == 0.5
+    verify_export(run.path)
+    flip_a_bit(run.path / "export" / "items.npy")
+    for found in (lambda: verify_export(run.path), lambda: find_upstream(tmp_path, "cf", "movies", HASH)):
+        with pytest.raises(UserError, match=rf"items\.npy: damaged .*delete {run.path} and train it again"):
+            found()
+    with pytest.raises(UserError, match=r"items\.npy: damaged"):
+        open_run(tmp_path)
+    (run.path / "export" / "items.npy").unlink()
+    with pytest.raises(UserError, match=r"items\.npy: cannot be read"):
+        verify_export(run.path)
+    (run.path / "DONE").write_text("{}")  # of an earlier version
+    verify_export(run.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": 3}, r"Expected `object`, got `int` - at `\$\.settings`"),
+        ({"seed": "x" * 1000}, r"at `\$\.seed`"),
+        ({"data": []}, r"at `\$\.data`"),
+        ({"identity": "../../escaped"}, "identity: '../../escaped' is no name for a folder"),
+        ({"data": {"name": "..", "hash": HASH}}, r"data: '\.\.' is no name for a folder"),
+    ],
+)
+def test_a_run_of_another_structure_is_one_line(tmp_path, change, message):
+    run = open_run(tmp_path)
+    run.finish({})
+    about = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps(about | change))
+    with pytest.raises(UserError, match=message) as caught:
+        load_run(run.path)
+    assert str(caught.value).startswith(f"{run.path}/run.json") and "\n" not in str(caught.value)
+
+
+def test_settings_of_a_run_are_checked_as_the_dataclass_says(tmp_path):
+    path, about = tmp_path, {"settings": {"learning_rate": 1, "layers": [3]}}
+    assert run_settings(path, about, Settings) == Settings(1.0, (3,))
+    for settings, message in (({"layers": ["x"]}, "Expected `int`"), ({"depth": 1}, "unknown: depth")):
+        with pytest.raises(UserError, match=rf"run\.json: settings of another version, or damaged .{message}"):
+            run_settings(path, {"settings": settings}, Settings)
+
+
+def test_a_name_that_leads_elsewhere_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"the data set's name: '\.\./movies' is no name for a folder"):
+        Run.open(tmp_path / "checkpoints", "../movies", "cf", Settings(), 0, HASH, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+OTHER = """
+import sys
+from test_runs import open_run
+from allmrec_jax.errors import UserError
+try:
+    run = open_run(sys.argv[1], resume=True)
+except UserError as error:
+    print(error)
+else:
+    run.finish({})
+    print("done")
+"""
+
+
+def test_a_second_training_of_one_run_says_who_holds_it(tmp_path):
+    def other():
+        here = __file__.rpartition("/")[0]
+        answer = subprocess.run(
+            [sys.executable, "-c", OTHER, str(tmp_path)], cwd=here, capture_output=True, text=True, timeout=120
+        )
+        return answer.stdout or answer.stderr
+
+    run = open_run(tmp_path)
+    run.save(1, state_of(1))
+    again = open_run(tmp_path, resume=True)  # this process may
+    assert again.latest_step() == 1
+    assert other().startswith(f"{run.path}: in use by process ")
+    del run
+    assert other().startswith(f"{again.path}: in use by process ")
+    del again
+    assert other() == "done\n"
+    assert open_run(tmp_path).done

@@ -18,7 +18,6 @@ Shapes: U users, N items.
 """
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,8 +29,7 @@ from allmrec_jax.data.candidates import Candidates
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.intervals import bootstrap, paired_test
-from allmrec_jax.evaluation.results import SCHEMA
-from allmrec_jax.fileio import atomic_path, write_text
+from allmrec_jax.evaluation.results import SCHEMA, write_pair
 from allmrec_jax.markdown import escaped
 from allmrec_jax.runs import machine
 
@@ -212,10 +210,7 @@ def write_genres(
         "machine": machine(),
         **about,
     }
-    with atomic_path(directory / "users.parquet") as path:
-        frame.write_parquet(path)
-    write_text(directory / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    return results
+    return write_pair(directory, frame, results)
 
 
 def genre_markdown(results: Mapping[str, Any], title: str) -> str:

@@ -23,19 +23,18 @@
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.embedded.synthetic import DOMAINS
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, first_line
 from allmrec_jax.evaluation.intervals import bootstrap, paired_test
-from allmrec_jax.fileio import atomic_path, write_text
+from allmrec_jax.fileio import atomic_path, read_json, sha256, write_json
 from allmrec_jax.metrics import (
     CATALOGUE,
     GENERATION,
@@ -312,21 +311,39 @@ def write_results(
         "machine": machine(),
         "times": dict(times),
     }
+    return write_pair(directory, frame, results)
+
+
+def write_pair(directory: Path, frame: "pl.DataFrame", results: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes ``users.parquet`` and ``results.json``, which holds the former's hash; returns the latter."""
     with atomic_path(directory / "users.parquet") as path:
         frame.write_parquet(path)
-    write_text(directory / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-    return results
+        pair = {**results, "users_sha256": sha256(path)}
+    write_json(directory / "results.json", pair)
+    return pair
+
+
+class _Pair(TypedDict):
+    users_sha256: NotRequired[str]
 
 
 def read_users(directory: Path) -> "pl.DataFrame":
-    """The ``users.parquet`` of an evaluation; :class:`UserError` if it is missing or damaged."""
+    """The ``users.parquet`` of an evaluation.
+
+    Raises:
+        UserError: it is missing or damaged, or not the one that the ``results.json`` beside it was computed from.
+    """
     import polars as pl
 
-    path = directory / "users.parquet"
+    path, beside = directory / "users.parquet", directory / "results.json"
+    if path.is_file() and beside.is_file():
+        expected = read_json(beside, _Pair, "run the evaluation again").get("users_sha256")
+        if expected not in (None, sha256(path)):
+            raise UserError(f"{path}: damaged, or of another evaluation than {beside}; run the evaluation again")
     try:
         return pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path}: not readable ({str(error).splitlines()[0]}); run the evaluation again") from error
+    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise UserError(f"{path}: not readable ({first_line(error)}); run the evaluation again") from error
 
 
 def table(systems: Mapping[str, Any]) -> str:

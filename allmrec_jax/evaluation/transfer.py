@@ -8,20 +8,19 @@ Shapes: N items asked about, M items trained on, D CF width, L latent width.
 """
 
 import dataclasses
-import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from allmrec_jax.data.dataset import Dataset, item_texts
-from allmrec_jax.fileio import load_arrays
+from allmrec_jax.fileio import load_arrays, read_json
 from allmrec_jax.models.cf.protocol import CFModel
 from allmrec_jax.rng import jax_key
-from allmrec_jax.runs import load_run
+from allmrec_jax.runs import load_run, run_settings, verify_export
 from allmrec_jax.trained.sources import EvaluationSettings, Sources
 from allmrec_jax.training.stage1_export import Stage1Export
 
@@ -79,7 +78,8 @@ def morec_over(path: Path, model: Any, target: Dataset) -> CFModel:
     from allmrec_jax.models.text_encoder import tokenize_texts
     from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
 
-    settings = MoRecSettings(**load_run(path)["settings"])
+    settings = run_settings(path, load_run(path), MoRecSettings)
+    verify_export(path)
     encoder = load_sentence_encoder(path / "export" / "sentence_encoder", jnp.dtype(settings.dtype))
     params = {
         "sasrec": {name: leaf for name, leaf in model.params.items() if name != "item_embedding"},
@@ -91,14 +91,19 @@ def morec_over(path: Path, model: Any, target: Dataset) -> CFModel:
     return type(model)(settings.sasrec(target.num_items), table, model.identity)
 
 
+class _Done(TypedDict):
+    longformer: str | None
+
+
 def recformer_over(path: Path, model: Any, target: Dataset) -> CFModel:
     """RECFORMER over another data set's items, by its trained Longformer."""
     from allmrec_jax.baselines.recformer import RecformerSettings, catalogue_tokens, load_start
     from allmrec_jax.models.recformer import RecformerCF, item_table
 
     about = load_run(path)
-    settings = RecformerSettings(**about["settings"])
-    start = load_start(settings, about["seed"], json.loads((path / "DONE").read_text())["longformer"])
+    settings = run_settings(path, about, RecformerSettings)
+    done = read_json(path / "DONE", _Done, "train this run again")
+    start = load_start(settings, about["seed"], done["longformer"])
     tokens = catalogue_tokens(start.tokenizer, target, settings)
     table = item_table(model.config, model.params, tokens)
     return RecformerCF(model.config, model.params, table, tokens, model.identity)

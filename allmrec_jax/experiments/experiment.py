@@ -38,9 +38,9 @@ from allmrec_jax.evaluation.genres import Genres, baselines, genre_frame, write_
 from allmrec_jax.evaluation.questions import Questions
 from allmrec_jax.evaluation.results import users_frame, write_results
 from allmrec_jax.evaluation.systems import SYSTEMS, WRITERS
-from allmrec_jax.fileio import atomic_path, held, write_text
+from allmrec_jax.fileio import atomic_path, held, read_json, sha256, verify, write_json, write_text
 from allmrec_jax.outputs import Output
-from allmrec_jax.runs import START_OVER, versions
+from allmrec_jax.runs import START_OVER, load_run, verify_export, versions
 from allmrec_jax.settings import deciding, identity
 from allmrec_jax.sharding import MeshShape
 from allmrec_jax.trained.kinds import KINDS
@@ -236,13 +236,14 @@ class Workplace:
         return (path / "DONE").is_file() and not self.damaged(node)
 
     def damaged(self, node: Training) -> bool:
-        """Whether the run says that it is finished but has lost its ``run.json`` or its export."""
+        """Whether the run says that it is finished but has a lost or damaged ``run.json`` or export."""
         path = self.path(node)
         if not (path / "DONE").is_file():
             return False
         try:
-            same = json.loads((path / "run.json").read_text())["identity"] == self.identity(node)
-        except (OSError, ValueError, KeyError, TypeError):
+            same = load_run(path)["identity"] == self.identity(node)
+            verify_export(path)
+        except UserError:
             return True
         return not same or not any((path / "export").glob("*"))
 
@@ -538,6 +539,11 @@ class Asking:
         return {"scenario": dict(self.scenario.about), **counts, **question, **dataclasses.asdict(self.settings)}
 
 
+class _Kept(typing.TypedDict):
+    seconds: float
+    sha256: typing.NotRequired[str]
+
+
 def kept_answers(work: Workplace, row: Row, asking: Asking) -> tuple[Path, dict[str, Any]]:
     """Where a row's answers are kept, and what they depend on."""
     dataset, scenario = work.dataset, asking.scenario
@@ -583,7 +589,11 @@ def answers_of(
         "trainings": [work.budget(node) for node in row.nodes()],
     }
     if kept.is_file():
-        about["seconds"] = json.loads(kept.with_suffix(".json").read_text())["seconds"]
+        remedy = f"delete {kept} to have the question asked again"
+        record = read_json(kept.with_suffix(".json"), _Kept, remedy)
+        if "sha256" in record:
+            verify(kept.parent, {kept.name: record["sha256"]}, remedy)
+        about["seconds"] = record["seconds"]
         return pl.read_parquet(kept).with_columns(system=pl.lit(row.name)), about
     started = time.perf_counter()
     runs = [work.path(node) for node in row.trainings]
@@ -605,9 +615,10 @@ def answers_of(
             slices = work.dataset.slices if scenario.known else {}
             frame = users_frame([outcome], candidates.users, candidates.target, candidates.candidates, slices, row.seed)
     about["seconds"] = round(time.perf_counter() - started, 2)
-    write_text(kept.with_suffix(".json"), json.dumps({"seconds": about["seconds"], **asked}) + "\n")
     with atomic_path(kept) as sibling:
         frame.write_parquet(sibling)
+        record = {"seconds": about["seconds"], "sha256": sha256(sibling), **asked}
+        write_json(kept.with_suffix(".json"), record, indent=None)
     return frame, about
 
 

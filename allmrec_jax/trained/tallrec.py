@@ -1,12 +1,12 @@
 """A finished TALLRec run, opened as the recommender that it trained."""
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from allmrec_jax.baselines.tallrec import KINDS, TallrecSettings, make_recommender
 from allmrec_jax.errors import UserError
+from allmrec_jax.fileio import read_json
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.inference.yes_no import YesNoRecommender
@@ -14,7 +14,7 @@ from allmrec_jax.models.llm.lora import merge
 from allmrec_jax.pretrained.frozen_llm import load_llm, prompt_tables
 from allmrec_jax.pretrained.llm import llm_hash
 from allmrec_jax.pretrained.peft import load_adapter
-from allmrec_jax.runs import load_run
+from allmrec_jax.runs import load_run, run_settings, verify_export
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,10 @@ class TallrecExport:
         return make_recommender(model, merged, tables, self.settings, batch_size=batch_size, decode=decode)
 
 
+class _Card(TypedDict):
+    llm: str
+
+
 def load_tallrec(path: Path | str) -> TallrecExport:
     """The export of a finished ``train tallrec`` run.
 
@@ -72,9 +76,6 @@ def load_tallrec(path: Path | str) -> TallrecExport:
     about = load_run(path)
     if about["kind"] not in KINDS:
         raise UserError(f"{path} is a {about['kind']} run; a tallrec run is needed here")
-    card = path / "export" / "tallrec.json"
-    try:
-        llm = json.loads(card.read_text())["llm"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{card}: cannot be read ({error}); train TALLRec again") from error
-    return TallrecExport(path, about, TallrecSettings(**about["settings"]), llm)
+    verify_export(path)
+    llm = read_json(path / "export" / "tallrec.json", _Card, "train TALLRec again")["llm"]
+    return TallrecExport(path, about, run_settings(path, about, TallrecSettings), llm)

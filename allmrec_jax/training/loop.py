@@ -99,7 +99,7 @@ def train_loop(
     abstract = jax.tree.map(_abstract, state)
     done, progress = 0, _Progress()
     if resume and (latest := run.latest_step()) is not None:
-        state, done, progress = run.restore(abstract, latest), latest, _Progress(**run.progress(latest))
+        state, done, progress = run.restore(abstract, latest), latest, run.progress(latest, _Progress)
         if progress.best_step is not None:
             # A kill may have come between the checkpoint and this file.
             run.mark_best(progress.best_step, progress.best_metrics)

@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float
 
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.fileio import atomic_path, load_arrays, save_arrays
+from allmrec_jax.fileio import atomic_path, load_array, load_arrays, save_arrays
 from allmrec_jax.models.alignment import Alignment
 from allmrec_jax.models.text_encoder import SentenceEncoder, encode_table, encode_texts
 from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder, save_sentence_encoder
-from allmrec_jax.runs import Run, load_run
+from allmrec_jax.runs import Run, load_run, run_settings, verify_export
 from allmrec_jax.training.stage1_batches import Catalogue
 from allmrec_jax.training.stage1_settings import Stage1Settings
 
@@ -94,13 +94,9 @@ def load_stage1(path: Path | str) -> Stage1Export:
     about = load_run(path)
     if about["kind"] != "stage1":
         raise UserError(f"{path} is a {about['kind']} run; a stage1 run is needed here")
-    arrays = {}
-    for name in ("items_joint", "items_text", "trained"):
-        file = path / "export" / f"{name}.npy"
-        try:
-            arrays[name] = np.load(file, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{file}: cannot be read ({error}); train stage 1 again") from error
+    verify_export(path)
+    names = ("items_joint", "items_text", "trained")
+    arrays = {name: load_array(path / "export" / f"{name}.npy", "train stage 1 again") for name in names}
     params = load_arrays(path / "export" / "params.safetensors")
-    settings = Stage1Settings(**about["settings"])
+    settings = run_settings(path, about, Stage1Settings)
     return Stage1Export(arrays["items_joint"], arrays["items_text"], arrays["trained"], params, settings, path)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -130,11 +131,11 @@ def test_an_empty_slice_is_left_out():
     assert list(summarize(part)[0]["SASRec"]) == ["all"]
 
 
-def write(directory):
+def write(directory, seed=0):
     run = {"system": "SASRec", "scenario": "overall", "seed": 0, "id": "ab", "candidates_sha": "cd"}
     return write_results(
         directory,
-        frame(),
+        frame(seed),
         runs=[run],
         data={"name": "tiny", "hash": "ef"},
         pairs=[("A-LLMRec", "SASRec")],
@@ -180,3 +181,16 @@ def test_missing_or_damaged_users(tmp_path):
     (tmp_path / "users.parquet").write_bytes(b"PAR1 cut")
     with pytest.raises(UserError, match=r"users\.parquet"):
         read_users(tmp_path)
+
+
+def test_a_pair_of_two_evaluations_is_noticed(tmp_path):
+    for folder, seed in (("a", 0), ("b", 1)):
+        write(tmp_path / folder, seed)
+    assert read_users(tmp_path / "a").height
+    shutil.copy(tmp_path / "b" / "users.parquet", tmp_path / "a")
+    with pytest.raises(UserError, match=r"users\.parquet: damaged, or of another evaluation than .*results\.json"):
+        read_users(tmp_path / "a")
+    content = json.loads((tmp_path / "a" / "results.json").read_text())
+    del content["users_sha256"]
+    (tmp_path / "a" / "results.json").write_text(json.dumps(content))  # of an earlier version
+    assert read_users(tmp_path / "a").height

@@ -109,7 +109,7 @@ def test_what_only_a_live_model_can_do_is_refused(dataset, arrays):
         ("users_train.npy", np.zeros((USERS, DIM), np.int64), "users_train.npy: int64"),
         ("users_valid.npy", np.zeros((USERS, DIM + 1)), "users_valid.npy.*width 4.*items.npy has 3"),
         ("users_test.npy", np.zeros(USERS), r"users_test.npy.*\[4\]"),
-        ("users_test.npy", np.full((USERS, DIM), np.nan), "users_test.npy: row 0 is not finite"),
+        ("users_test.npy", np.full((USERS, DIM), np.nan), "users_test.npy: 'users_test' is not finite at \\[0, 0\\]"),
     ],
 )
 def test_arrays_that_do_not_fit_are_named(dataset, arrays, file, array, message):
@@ -143,6 +143,7 @@ def test_a_damaged_export_is_named(tmp_path, dataset):
     export = run.path / "export"
     kept = tmp_path / "kept"
     shutil.copytree(export, kept)
+    (run.path / "DONE").write_text("{}")  # of an earlier version, without hashes
     (export / "cf.json").write_text('{"model": "sasrec"')
     with pytest.raises(UserError, match=r"cf\.json"):
         load_cf(run.path, dataset)

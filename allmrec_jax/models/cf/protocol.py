@@ -7,10 +7,9 @@ Shapes: B batch, T time, D model, K candidates, N items, U users.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, get_args
+from typing import Any, Protocol, TypedDict, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from allmrec_jax.data.dataset import CUTS, Cut, Dataset
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, first_line
+from allmrec_jax.fileio import load_array, read_json
 from allmrec_jax.models.cf.registry import cf_class, known_cf_models
 from allmrec_jax.runs import find_upstream
 
@@ -197,19 +197,25 @@ def load_export(directory: Path, identity: str) -> CFModel:
         UserError: a file is missing or damaged.
     """
     model, config = read_card(directory / "cf.json")
-    return cf_class(model).from_export(directory, config, identity)
+    try:
+        return cf_class(model).from_export(directory, config, identity)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"{directory / 'cf.json'}: no configuration of {model} ({first_line(error)}); train the CF model again"
+        ) from error
+
+
+class _Card(TypedDict):
+    model: str
+    config: dict[str, Any]
 
 
 def read_card(path: Path) -> tuple[str, dict]:
     """Model name and configuration from an export's ``cf.json``; :class:`UserError` if it is damaged."""
-    try:
-        card = json.loads(path.read_text())
-        model, config = card["model"], dict(card["config"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); train the CF model again") from error
-    if model not in known_cf_models():
-        raise UserError(f"{path}: unknown CF model {model!r}; known: {', '.join(known_cf_models())}")
-    return model, config
+    card = read_json(path, _Card, "train the CF model again")
+    if card["model"] not in known_cf_models():
+        raise UserError(f"{path}: unknown CF model {card['model']!r}; known: {', '.join(known_cf_models())}")
+    return card["model"], card["config"]
 
 
 def _load_arrays(path: Path, dataset: Dataset) -> ArrayCF:
@@ -227,15 +233,10 @@ def _load_arrays(path: Path, dataset: Dataset) -> ArrayCF:
 
 
 def _read_array(path: Path, rows: int, what: str) -> np.ndarray:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path}: cannot be read as a NumPy array ({error})") from error
+    array = load_array(path, "export it again")
     if array.ndim != 2 or array.dtype.kind != "f" or len(array) != rows:
         raise UserError(
             f"{path}: {array.dtype} array of shape {list(array.shape)}; "
             f"floating point of shape [{rows}, D] is needed, a row for each of the data set's {rows} {what}"
         )
-    if not np.isfinite(array).all():
-        raise UserError(f"{path}: row {np.flatnonzero(~np.isfinite(array).all(1))[0]} is not finite")
     return array.astype(np.float32)
