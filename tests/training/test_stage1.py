@@ -257,7 +257,7 @@ def test_a_damaged_or_foreign_run_is_named(world, tmp_path):
     settings = dataclasses.replace(SETTINGS, epochs=1)
     run = train_stage1(dataset, path / "cf", path / "encoder", settings, 0, tmp_path, quiet=True)
     (run / "export" / "items_text.npy").write_bytes(b"no array")
-    with pytest.raises(UserError, match=r"items_text\.npy: cannot be read"):
+    with pytest.raises(UserError, match=r"items_text\.npy: damaged"):
         load_stage1(run)
     about = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(about | {"kind": "cf"}))
