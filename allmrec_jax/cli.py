@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, visible
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
@@ -123,6 +123,9 @@ def main(args: list[str] | None = None) -> None:
         in_huge_pages()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("allmrec_jax").setLevel(logging.INFO)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that is not UTF-8 gets \xe9 for é, not a traceback
+            stream.reconfigure(errors="backslashreplace")
     try:
         allmrec.main(args=args, prog_name="allmrec", standalone_mode=False)
     except UserError as error:
@@ -159,7 +162,7 @@ def in_huge_pages() -> None:
 
 
 def _fail(message: str) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print("error: " + visible(" ".join(message.split())), file=sys.stderr)
     sys.exit(2)
 
 

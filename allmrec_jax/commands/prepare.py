@@ -9,7 +9,7 @@ from allmrec_jax.commands.options import Command, grouped, preset_option, settin
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.data.prepare import PRESETS, PrepareSettings
 from allmrec_jax.data.readers.sources import READERS
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, visible
 
 EPILOG = """\b
 Examples:
@@ -20,6 +20,8 @@ Examples:
 """
 
 SHOWN_BAD_LINES = 10
+SHOWN_COLUMNS = 12
+MOST_WIDTH = 40
 
 
 @click.command("prepare", cls=Command, epilog=EPILOG)
@@ -28,7 +30,7 @@ SHOWN_BAD_LINES = 10
     "Options",
     click.option("--out", required=True, type=click.Path(path_type=Path), help="The data set's directory."),
     click.option("--items", type=click.Path(path_type=Path), help="Item metadata, if not beside the interactions."),
-    click.option("--columns", help="Tables: what columns are called, as user=…,item=…,rating=…,time=…,title=…"),
+    click.option("--columns", help="Tables: what columns are called, as user=…,item=…,rating=…,time=…,key=…,title=…"),
     click.option("--name", help="Of the data set; runs are filed under it.  [the source's]"),
     click.option("--source", "kind", type=click.Choice(list(READERS)), help="What SOURCE is.  [recognised]"),
     preset_option(PRESETS, "paper", help="Whose rules to follow; `allmrec presets prepare` shows them."),
@@ -36,7 +38,7 @@ SHOWN_BAD_LINES = 10
 )
 @settings_options(PrepareSettings)
 def command(source: Path, out: Path, columns: str | None, preset: str, overrides: dict[str, Any], **given: Any) -> None:
-    """Read SOURCE (Amazon 2018 or 2023, MovieLens, sequence JSON, RecBole, CSV or Parquet) into a data set."""
+    """Read SOURCE (Amazon, MovieLens, sequence JSON, RecBole, SASRec, CSV, Parquet, JSON lines) into a data set."""
     from allmrec_jax.api.data import prepare
 
     _report(prepare(source, out, preset=preset, columns=_pairs(columns), **given, **overrides))
@@ -63,11 +65,11 @@ def _report(dataset: Dataset) -> None:
     manifest = dataset.manifest
     bad = manifest["bad_lines"]
     if bad["count"]:
-        console.print(f"[yellow]{bad['count']} bad lines skipped:[/yellow]")
+        click.secho(f"{bad['count']} bad lines skipped:", fg="yellow")
         for line in bad["first"][:SHOWN_BAD_LINES]:
-            console.print(f"  {line}", markup=False, highlight=False)
+            click.echo(f"  {visible(line)}")
         if bad["count"] > SHOWN_BAD_LINES:
-            console.print(f"  … {bad['count'] - SHOWN_BAD_LINES} more: see {dataset.path / 'manifest.json'}")
+            click.echo(f"  {bad['count'] - SHOWN_BAD_LINES} more: see {dataset.path / 'manifest.json'}")
     paper = None
     if manifest["source"]["kind"] == "amazon-2018":
         paper = tables()["table2_datasets"]["values"].get(dataset.name)
@@ -77,7 +79,8 @@ def _report(dataset: Dataset) -> None:
         "interactions": len(dataset.items),
         "avg_len": len(dataset.items) / dataset.num_users,
     }
-    table = Table(title=f"{dataset.name}  ({manifest['source']['kind']}, preset {manifest['preset']})")
+    title = f"{dataset.name}  ({manifest['source']['kind']}, preset {manifest['preset']})"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     table.add_column("here", justify="right")
     if paper:
@@ -92,8 +95,36 @@ def _report(dataset: Dataset) -> None:
     for key, value in extra.items():
         table.add_row(key, _number(value))
     console.print(table)
-    console.print(f"data set {dataset.hash[:12]}", highlight=False)
+    _summary(dataset)
+    for warning in manifest["warnings"]:
+        click.secho(f"warning: {visible(warning)}", fg="yellow")
+    click.echo(f"data set {dataset.hash[:12]}")
     click.echo(dataset.path)
+
+
+def _summary(dataset: Dataset) -> None:
+    """What was taken from where, aligned."""
+    manifest = dataset.manifest
+    source, settings = manifest["source"], manifest["settings"]
+    rows = []
+    for taken in source["taken"]:
+        rows.append((taken["file"], ", ".join(f"{role} = {column}" for role, column in taken["columns"].items())))
+        if taken["aside"]:
+            more = f" and {len(taken['aside']) - SHOWN_COLUMNS} more" if len(taken["aside"]) > SHOWN_COLUMNS else ""
+            rows.append(("  left aside", ", ".join(taken["aside"][:SHOWN_COLUMNS]) + more))
+    rows += [("recognised", remark) for remark in source["remarks"]]
+    use = (
+        "; others do not count but stay"
+        if settings["rating_use"] == "count" and settings["rating_rule"] != "all"
+        else ""
+    )
+    rows += [("times", source["times"]), ("rating rule", settings["rating_rule"] + use)]
+    for what in ("title", "description"):
+        having = dataset.num_items - manifest["counts"][f"items_without_{what}"]
+        rows.append((f"{what}s", f"{having:,} of {dataset.num_items:,} items ({having / dataset.num_items:.0%})"))
+    width = min(max(len(name) for name, _ in rows), MOST_WIDTH)
+    for name, value in rows:
+        click.echo(f"{visible(name):{width}}  {visible(value)}")
 
 
 def _number(value: float) -> str:

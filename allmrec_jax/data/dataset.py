@@ -328,7 +328,7 @@ def write_dataset(
     pl.DataFrame(
         {"user": np.arange(num_users, dtype=np.int32), "raw_id": users_raw, "interactions": np.diff(offsets)}
     ).write_parquet(path / "users.parquet")
-    (path / "manifest.json").write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n")
+    (path / "manifest.json").write_text(json.dumps(body, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return load_dataset(path)
 
 

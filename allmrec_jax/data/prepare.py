@@ -1,18 +1,20 @@
 """Raw files to a data set: which interactions count, who stays, in which order, and what an item's text is."""
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from html import unescape
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
+from allmrec_jax.data.cleaning import clean_text
 from allmrec_jax.data.dataset import DATA_SET, NO_TITLE, ColdUsers, Dataset, replace_dataset
 from allmrec_jax.data.readers.reading import Reading, Source
 from allmrec_jax.data.readers.sources import read_source
+from allmrec_jax.data.readers.times import SECONDS, unit_of
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import plain_name
 from allmrec_jax.settings import resolve, setting
@@ -22,6 +24,11 @@ RATED_POSITIVE = ("Luxury_Beauty", "Toys_and_Games")
 
 MAX_LISTED = 1000
 """Bad lines that the manifest lists at most."""
+
+LEAST_KNOWN = 0.05
+"""Share of the items that must be in the metadata, and have a title, for the two files to belong together."""
+
+FIVE_STARS = 5
 
 
 @dataclass(frozen=True)
@@ -114,18 +121,24 @@ def prepare(
     DATA_SET.check(out)
     reading = Reading(max_bad_lines, progress)
     raw = read_source(source, reading, kind=kind, items=items, columns=columns)
-    name = plain_name(name or raw.name, "--name")
-    settings = _for_data(settings, name, preset, has_ratings=raw.interactions["rating"].null_count() == 0)
-    arrays, counts = _apply(raw, settings)
+    name = plain_name(_decoded(name or raw.name), "--name")
+    has_ratings = raw.interactions["rating"].null_count() < raw.interactions.height
+    settings = _for_data(settings, name, preset, has_ratings=has_ratings)
+    arrays, counts = _apply(raw, settings, reading)
+    first_bad = [f"{Path(file).name}: {where}: {what}" for file, where, what in reading.bad_lines[:MAX_LISTED]]
     manifest = {
-        "source": {"kind": raw.kind, "files": [path.name for path in raw.files]},
+        "source": {
+            "kind": raw.kind,
+            "files": [_decoded(path.name) for path in raw.files],
+            "taken": [asdict(taken) | {"file": _decoded(taken.file)} for taken in reading.taken],
+            "times": _unit(raw, reading),
+            "remarks": [_decoded(remark) for remark in reading.remarks],
+        },
         "preset": preset,
         "settings": asdict(settings),
         "counts": counts,
-        "bad_lines": {
-            "count": len(reading.bad_lines),
-            "first": [f"{Path(file).name}: {where}: {what}" for file, where, what in reading.bad_lines[:MAX_LISTED]],
-        },
+        "warnings": [_decoded(warning) for warning in reading.warnings],
+        "bad_lines": {"count": len(reading.bad_lines), "first": [_decoded(line) for line in first_bad]},
         "versions": {"polars": pl.__version__, "numpy": np.__version__},
     }
     return replace_dataset(out, name=name, slice_fraction=settings.slice_fraction, manifest=manifest, **arrays)
@@ -186,10 +199,11 @@ def _bound(rule: str) -> tuple[bool, float]:
     return found[1] == ">", float(found[2])
 
 
-def _apply(raw: Source, settings: PrepareSettings) -> tuple[dict[str, Any], dict[str, int]]:
+def _apply(raw: Source, settings: PrepareSettings, reading: Reading) -> tuple[dict[str, Any], dict[str, int]]:
     """The arguments of :func:`write_dataset`, and counts of what happened on the way."""
     frame, users_raw, items_raw = _ordered_codes(raw.interactions, settings)
     counts = {"interactions_read": frame.height, "users_read": len(users_raw), "items_read": len(items_raw)}
+    _look_at_ratings(raw, settings, reading, counts)
     if settings.rating_use == "filter":
         frame = frame.filter("positive")
         counts["dropped_by_rating"] = counts["interactions_read"] - frame.height
@@ -210,6 +224,7 @@ def _apply(raw: Source, settings: PrepareSettings) -> tuple[dict[str, Any], dict
         kept_items = np.unique(items[kept])
         if table is None:  # what is kept only shrinks, so one reading serves every round
             table = raw.read_items(items_raw[kept_items])
+            _check_metadata(raw, items_raw[kept_items], table, reading)
         texts = _item_texts(table, items_raw[kept_items], settings)
         untitled = np.array([not title for title in texts["titles"]])
         if settings.missing_title == "placeholder" or not untitled.any():
@@ -221,6 +236,7 @@ def _apply(raw: Source, settings: PrepareSettings) -> tuple[dict[str, Any], dict
                 "use --missing-title placeholder or drop"
             )
         banned[kept_items[untitled]] = True
+    _check_titles(raw, untitled, reading)
     counts["items_without_title"] = int(untitled.sum())
     counts["items_without_description"] = sum(not text for text in texts["descriptions"])
     counts["dropped_without_title"] = int(banned.sum())
@@ -249,7 +265,7 @@ def _ordered_codes(interactions: pl.DataFrame, settings: PrepareSettings) -> tup
         positive = pl.lit(True)
     else:
         strict, bound = _bound(rule)
-        positive = pl.col("rating") > bound if strict else pl.col("rating") >= bound
+        positive = (pl.col("rating") > bound if strict else pl.col("rating") >= bound).fill_null(False)
     user_codes, users_raw = _encode(interactions["user"])
     item_codes, items_raw = _encode(interactions["item"])
     frame = interactions.select("time", positive=positive).with_columns(user_codes, item_codes)
@@ -319,7 +335,7 @@ def _cold_users(
 def _item_texts(table: pl.DataFrame, wanted: pl.Series, settings: PrepareSettings) -> dict[str, list]:
     """Titles and descriptions (empty where there is none), brands and categories, in the order of the wanted items."""
     rows = wanted.alias("item").to_frame().join(table, on="item", how="left", maintain_order="left")
-    clean = _cleaned if settings.clean_text else str
+    clean = clean_text if settings.clean_text else str
     titles, descriptions = [], []
     for title, parts in rows.select("title", "description").iter_rows():
         lost = parts is None and settings.title_needs_description
@@ -336,6 +352,59 @@ def _item_texts(table: pl.DataFrame, wanted: pl.Series, settings: PrepareSetting
     }
 
 
-def _cleaned(text: str) -> str:
-    """Without HTML tags, with entities as their characters, and with every run of white space as one blank."""
-    return " ".join(unescape(re.sub(r"</?[A-Za-z][^<>]*>|<!--.*?-->", " ", text, flags=re.DOTALL)).split())
+def _look_at_ratings(raw: Source, settings: PrepareSettings, reading: Reading, counts: dict[str, int]) -> None:
+    ratings = raw.interactions["rating"].drop_nulls().to_numpy()
+    unrated = raw.interactions.height - len(ratings)
+    if not len(ratings):
+        return
+    if unrated:
+        counts["interactions_without_rating"] = unrated
+    if settings.rating_rule == "all":
+        return
+    if unrated:
+        what = f"{unrated:,} interactions have no rating and do not count under --rating-rule {settings.rating_rule!r}"
+        reading.warn(raw.files[0], f"{what}; all keeps them")
+    if (most := ratings.max()) > FIVE_STARS:
+        what = f"ratings go up to {most:g}: is --rating-rule {settings.rating_rule!r} meant for that scale?"
+        reading.warn(raw.files[0], what)
+
+
+def _check_metadata(raw: Source, wanted: pl.Series, table: pl.DataFrame, reading: Reading) -> None:
+    """An error where next to none of the items is in the metadata: the ids are then written differently."""
+    if table.height >= LEAST_KNOWN * len(wanted):
+        return
+    missing = wanted.filter(~wanted.is_in(table["item"].implode()))[0]
+    raise UserError(
+        f"{raw.files[-1]}: describes {table.height} of the {len(wanted)} items of {raw.files[0].name}, whose ids look "
+        f"like {missing!r} there and like {reading.described_item!r} here; write the ids alike in both"
+        + (", or name the columns that hold them (--columns item=…,key=…)" if raw.kind == "table" else "")
+    )
+
+
+def _check_titles(raw: Source, untitled: np.ndarray, reading: Reading) -> None:
+    """An error where next to no item has a title: nothing can be recommended by title then."""
+    file, titled = raw.files[-1], int((~untitled).sum())
+    if titled < LEAST_KNOWN * len(untitled):
+        aside = [column for taken in reading.taken if taken.file == file.name for column in taken.aside]
+        raise UserError(
+            f"{file}: {titled} of {len(untitled)} items have a title, and items are told apart by title; "
+            + ("name the column of titles with --columns title=…" if raw.kind == "table" else "give them with --items")
+            + (f" (not read: {', '.join(aside[:20])})" if aside else "")
+        )
+    if 2 * titled < len(untitled):
+        reading.warn(file, f"{len(untitled) - titled:,} of {len(untitled):,} items have no title")
+
+
+def _unit(raw: Source, reading: Reading) -> str:
+    """What the times are, in words."""
+    times = raw.interactions["time"]
+    if times.null_count():
+        return "none, the order of the file counts"
+    if raw.kind in ("table", "recbole"):
+        return f"{unit_of(times, raw.files[0], reading) or 'numbers that are no Unix times'}, kept as they are"
+    return SECONDS
+
+
+def _decoded(name: str) -> str:
+    """A file's name that the locale could not decode, as UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace")

@@ -1,11 +1,14 @@
-"""Amazon Reviews, editions 2018 and 2023: one JSON object a line, reviews and item metadata in a file each."""
+"""Amazon Reviews, editions 2014, 2018 and 2023: an object a line, reviews and item metadata in a file each."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import polars as pl
 
-from allmrec_jax.data.readers.reading import ITEMS, Field, Reading, Source, gather, read_json_lines
+from allmrec_jax.data.readers.json_lines import keys_of, read_json_lines
+from allmrec_jax.data.readers.reading import ITEMS, Field, Reading, Source, described, gather
+from allmrec_jax.data.readers.times import MILLISECONDS, SECONDS, in_seconds
 from allmrec_jax.errors import UserError
 
 SUFFIXES = (".json.gz", ".json", ".jsonl.gz", ".jsonl")
@@ -15,13 +18,13 @@ REVIEWS = {
         "user": Field("reviewerID", "id"),
         "item": Field("asin", "id"),
         "rating": Field("overall", "number"),
-        "time": Field("unixReviewTime", "number"),
+        "time": Field("unixReviewTime", "time"),
     },
     "amazon-2023": {
         "user": Field("user_id", "id"),
         "item": Field("parent_asin", "id"),
         "rating": Field("rating", "number"),
-        "time": Field("timestamp", "number"),
+        "time": Field("timestamp", "time"),
     },
 }
 
@@ -31,7 +34,7 @@ METADATA = {
         "title": Field("title", "text"),
         "description": Field("description", "texts"),
         "brand": Field("brand", "text"),
-        "categories": Field("category", "texts"),
+        "categories": Field("category", "texts", also=("categories",)),
     },
     "amazon-2023": {
         "item": Field("parent_asin", "id"),
@@ -42,11 +45,14 @@ METADATA = {
     },
 }
 
-TICKS_PER_SECOND = {"amazon-2018": 1, "amazon-2023": 1000}
+UNITS = {"amazon-2018": SECONDS, "amazon-2023": MILLISECONDS}
+"""In what each edition tells time."""
 
 
 def read_amazon(path: Path, reading: Reading, *, kind: str, items: Path | None = None) -> Source:
     """Read a file of reviews, ``<Domain>.json.gz`` say, and the metadata beside it, ``meta_<Domain>.json.gz``.
+
+    The edition of 2014 is read as that of 2018: its metadata has other keys, and may be Python dictionaries.
 
     Args:
         path: the reviews, plain or gzipped; or a directory that holds one domain.
@@ -59,8 +65,10 @@ def read_amazon(path: Path, reading: Reading, *, kind: str, items: Path | None =
     if path.is_dir():
         path = _only_domain(path)
     metadata = items or _metadata_beside(path)
-    reviews = gather(read_json_lines(path, reading, REVIEWS[kind]), path, "reviews")
-    interactions = reviews.with_columns(pl.col("time") / TICKS_PER_SECOND[kind])
+    _take(path, reading, REVIEWS[kind])
+    _take(metadata, reading, METADATA[kind])
+    reviews = gather(read_json_lines(path, reading, REVIEWS[kind]), path, reading, "reviews")
+    interactions = reviews.with_columns(in_seconds(reviews["time"], UNITS[kind], path, reading))
     return Source(
         name=domain_name(path),
         kind=kind,
@@ -77,12 +85,16 @@ def domain_name(path: Path) -> str:
 
 
 def _read_metadata(path: Path, reading: Reading, kind: str, wanted: pl.Series) -> pl.DataFrame:
-    wanted_frame = pl.DataFrame({"item": wanted})
-    frames = (
-        frame.join(wanted_frame, on="item", how="semi", maintain_order="left")
-        for frame in read_json_lines(path, reading, METADATA[kind])
-    )
-    return gather(frames, path, "items").select(list(ITEMS)).unique("item", keep="last", maintain_order=True)
+    return described(read_json_lines(path, reading, METADATA[kind]), wanted, path, reading).select(list(ITEMS))
+
+
+def _take(path: Path, reading: Reading, fields: Mapping[str, Field]) -> None:
+    try:
+        present = list(keys_of(path, reading))
+    except UserError:
+        return  # the lines will say what is wrong with them
+    keys = {role: (field.key, *field.also) for role, field in fields.items()}
+    reading.take(path, {role: next((key for key in of if key in present), of[0]) for role, of in keys.items()}, present)
 
 
 def _stem(path: Path) -> str:
@@ -93,8 +105,9 @@ def _stem(path: Path) -> str:
 
 
 def _metadata_beside(path: Path) -> Path:
+    own = path.name.removeprefix(_stem(path))
     for stem in dict.fromkeys((_stem(path), domain_name(path))):
-        for suffix in SUFFIXES:
+        for suffix in dict.fromkeys((own, *SUFFIXES)):
             if (found := path.with_name(f"meta_{stem}{suffix}")).is_file():
                 return found
     raise UserError(f"{path}: no metadata beside it (meta_{domain_name(path)}.json.gz); name it with --items")

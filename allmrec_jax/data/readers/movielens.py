@@ -1,10 +1,14 @@
 """MovieLens: 100K (``u.data``), 1M and 10M (``ratings.dat``), latest, 20M and later (``ratings.csv``)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 
-from allmrec_jax.data.readers.reading import ITEMS, Field, Reading, Source, gather, read_delimited
+from allmrec_jax.data.readers.delimited import Dialect, read_delimited, read_header
+from allmrec_jax.data.readers.reading import ITEMS, Field, Reading, Source, gather, last_values
+from allmrec_jax.data.readers.streams import encoding_of
+from allmrec_jax.data.readers.times import SECONDS, in_seconds
 from allmrec_jax.errors import UserError
 
 NO_GENRES = "(no genres listed)"
@@ -13,13 +17,15 @@ RATINGS = {
     "user": Field("userId", "id"),
     "item": Field("movieId", "id"),
     "rating": Field("rating", "number"),
-    "time": Field("timestamp", "number"),
+    "time": Field("timestamp", "time"),
 }
-MOVIES = {"item": Field("movieId", "id"), "title": Field("title", "text"), "categories": Field("genres", "texts")}
+RATING_NAMES = [column.key for column in RATINGS.values()]
+
+MOVIE = {"item": Field("movieId", "id"), "title": Field("title", "text"), "categories": Field("genres", "texts")}
 
 
 def read_movielens(path: Path, reading: Reading, *, items: Path | None = None) -> Source:
-    """Read the directory of any MovieLens edition, or its file of ratings.
+    """Read the directory of any MovieLens edition, or its file of ratings: the one that is named, where one is.
 
     The editions have no descriptions: the genres, joined by commas, stand in for one, so that an item has a text.
 
@@ -27,78 +33,93 @@ def read_movielens(path: Path, reading: Reading, *, items: Path | None = None) -
         UserError: a file is missing or bad; see :mod:`allmrec_jax.data.readers.reading`.
     """
     directory = path if path.is_dir() else path.parent
-    editions = {
-        "ratings.csv": ("movies.csv", _read_csv),
-        "ratings.dat": ("movies.dat", _read_dat),
-        "u.data": ("u.item", _read_100k),
-    }
-    ratings = next((name for name in editions if (directory / name).is_file()), None)
-    if ratings is None:
-        raise UserError(f"{directory}: no MovieLens ratings here ({', '.join(editions)})")
-    movies, read = editions[ratings]
-    movies_path = items or directory / movies
-    interactions, movie_table = read(directory / ratings, movies_path, reading)
+    if path.is_dir():
+        ratings = next((path / name for name in MOVIES if (path / name).is_file()), None)
+        if ratings is None:
+            raise UserError(f"{path}: no MovieLens ratings here ({', '.join(MOVIES)})")
+    else:
+        ratings = path
+    edition = edition_of(ratings)
+    movies = items or directory / MOVIES[edition]
+    interactions, table = EDITIONS[edition](ratings, movies, reading)
+    interactions = interactions.with_columns(in_seconds(interactions["time"], SECONDS, ratings, reading))
 
     def read_items(wanted: pl.Series) -> pl.DataFrame:
-        return movie_table.filter(pl.col("item").is_in(wanted.implode()))
+        reading.described_item = table["item"][0]
+        return table.filter(pl.col("item").is_in(wanted.implode()))
 
-    return Source(directory.resolve().name, "movielens", [directory / ratings, movies_path], interactions, read_items)
+    return Source(directory.resolve().name, "movielens", [ratings, movies], interactions, read_items)
+
+
+def edition_of(ratings: Path) -> str:
+    """The key of :data:`MOVIES` whose layout a file of ratings has, by its name's end."""
+    if ratings.name.endswith((".csv", ".csv.gz")):
+        return "ratings.csv"
+    return "ratings.dat" if ratings.name.endswith((".dat", ".dat.gz")) else "u.data"
 
 
 def _read_csv(ratings: Path, movies: Path, reading: Reading) -> tuple[pl.DataFrame, pl.DataFrame]:
-    return (
-        gather(read_delimited(ratings, reading, RATINGS), ratings, "ratings"),
-        _items(gather(read_delimited(movies, reading, MOVIES), movies, "movies")),
-    )
+    return _table(ratings, reading, RATINGS), _items(_table(movies, reading, MOVIE))
 
 
 def _read_dat(ratings: Path, movies: Path, reading: Reading) -> tuple[pl.DataFrame, pl.DataFrame]:
-    names = [column.key for column in RATINGS.values()]
-    rows = read_delimited(ratings, reading, RATINGS, separator="::", header=names, quoted=False)
-    movie_rows = read_delimited(
-        movies,
-        reading,
-        MOVIES,
-        separator="::",
-        header=["movieId", "title", "genres"],
-        quoted=False,
-        encoding=_encoding(movies),
+    plain = Dialect("::", quotes=False)
+    return _table(ratings, reading, RATINGS, plain, RATING_NAMES), _items(
+        _table(movies, reading, MOVIE, plain, ["movieId", "title", "genres"])
     )
-    return gather(rows, ratings, "ratings"), _items(gather(movie_rows, movies, "movies"))
 
 
 def _read_100k(ratings: Path, movies: Path, reading: Reading) -> tuple[pl.DataFrame, pl.DataFrame]:
-    names = [column.key for column in RATINGS.values()]
-    rows = read_delimited(ratings, reading, RATINGS, separator="\t", header=names, quoted=False)
-    genre_rows = read_delimited(
-        movies.with_name("u.genre"),
-        reading,
-        {"genre": Field("genre", "text"), "index": Field("index", "number")},
-        separator="|",
-        header=["genre", "index"],
-        quoted=False,
-    )
-    genres = gather(genre_rows, movies.with_name("u.genre"), "genres").sort("index")["genre"].to_list()
+    piped = Dialect("|", quotes=False)
+    rows = _table(ratings, reading, RATINGS, Dialect("\t", quotes=False), RATING_NAMES)
+    genre_file = movies.with_name("u.genre")
+    if not genre_file.is_file():
+        raise UserError(f"{genre_file}: is missing; it names the genres of {movies.name}")
+    genre_fields = {"genre": Field("genre", "text"), "index": Field("index", "number")}
+    genres = _table(genre_file, reading, genre_fields, piped, ["genre", "index"]).sort("index")["genre"].to_list()
     flags = [f"flag {index}" for index in range(len(genres))]
     fields = {"item": Field("movieId", "id"), "title": Field("title", "text")}
-    movie_rows = read_delimited(
+    table = _table(
         movies,
         reading,
         fields | {flag: Field(flag, "text") for flag in flags},
-        separator="|",
-        header=["movieId", "title", "released", "video", "url", *flags],
-        quoted=False,
-        encoding=_encoding(movies),
+        piped,
+        ["movieId", "title", "released", "video", "url", *flags],
     )
     named = [pl.when(pl.col(flag) == "1").then(pl.lit(genre)) for flag, genre in zip(flags, genres, strict=True)]
-    table = gather(movie_rows, movies, "movies")
     categories = pl.concat_list(named).list.drop_nulls()
-    return gather(rows, ratings, "ratings"), _items(table.select("item", "title", categories=categories))
+    return rows, _items(table.select("item", "title", categories=categories))
+
+
+MOVIES = {"ratings.csv": "movies.csv", "ratings.dat": "movies.dat", "u.data": "u.item"}
+"""Each edition's file of ratings, and of movies."""
+
+EDITIONS = {"ratings.csv": _read_csv, "ratings.dat": _read_dat, "u.data": _read_100k}
+
+
+def _table(
+    path: Path,
+    reading: Reading,
+    fields: Mapping[str, Field],
+    dialect: Dialect | None = None,
+    header: list[str] | None = None,
+) -> pl.DataFrame:
+    """The rows of a file with a header of its own, or its edition's: 100K and 1M are Latin-1, 10M is UTF-8."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name the items with --items")
+    encoding = encoding_of(path) if header else None
+    names = header
+    if names is None or dialect is None:
+        names, dialect = read_header(path, reading, ",")
+    named = [name for name in names if not name.startswith("flag ")]
+    reading.take(path, {role: field.key for role, field in fields.items()}, named)
+    rows = read_delimited(path, reading, fields, dialect, header=header, encoding=encoding)
+    return gather(rows, path, reading, "rows")
 
 
 def _items(table: pl.DataFrame) -> pl.DataFrame:
     genres = pl.col("categories").list.filter(~pl.element().is_in([NO_GENRES, "unknown", ""]))
-    return (
+    return last_values(
         table.with_columns(categories=genres)
         .with_columns(
             description=pl.when(pl.col("categories").list.len() > 0).then(
@@ -107,16 +128,4 @@ def _items(table: pl.DataFrame) -> pl.DataFrame:
             brand=pl.lit(None, pl.String),
         )
         .select(list(ITEMS))
-        .unique("item", keep="last", maintain_order=True)
     )
-
-
-def _encoding(path: Path) -> str:
-    """The 100K and 1M editions are Latin-1, 10M is UTF-8."""
-    try:
-        path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError:
-        return "latin-1"
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name the items with --items") from error
-    return "utf-8"

@@ -1,28 +1,54 @@
-"""CSV, TSV and Parquet tables whose columns the user names."""
+"""Tables whose columns are named: CSV, TSV and other delimited text, Parquet, JSON lines."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 import polars as pl
-from polars import selectors as cs
 
-from allmrec_jax.data.readers.reading import ITEMS, Field, Reading, Source, gather, read_delimited, read_header, typed
+from allmrec_jax.data.readers.columns import (
+    COLUMNS,
+    INTERACTION_ROLES,
+    ITEM_ROLES,
+    LABELS,
+    choose_columns,
+)
+from allmrec_jax.data.readers.delimited import Dialect, read_delimited, read_header
+from allmrec_jax.data.readers.json_lines import keys_of, read_json_lines
+from allmrec_jax.data.readers.parquet import parquet_columns, read_parquet
+from allmrec_jax.data.readers.reading import INTERACTIONS, ITEMS, Field, Reading, Source, complete, described, gather
+from allmrec_jax.data.readers.streams import first_bytes
 from allmrec_jax.errors import UserError
 
-COLUMNS = {
-    "user": "user_id",
-    "item": "item_id",
-    "rating": "rating",
-    "time": "timestamp",
-    "title": "title",
-    "description": "description",
-    "brand": "brand",
-    "categories": "categories",
-}
-"""What each column is called unless the user says otherwise. All but user and item may be absent."""
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 
-SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
-"""File names that are taken for tables."""
+SUFFIXES = (".csv", ".tsv", ".parquet")
+"""Names of files, ``.gz`` left off, that are taken for tables."""
+
+
+class Table:
+    """A file that holds a table, whatever its format: its columns, and frames of some of them."""
+
+    def __init__(self, path: Path, reading: Reading):
+        self.path, self.reading = path, reading
+        self.dialect = Dialect()
+        self.json = without_gz(path).endswith(JSON_SUFFIXES)
+        self.parquet = path.is_dir() or first_bytes(path) == b"PAR1" or path.suffix == ".parquet"
+        if self.parquet:
+            self.columns = parquet_columns(path)
+        elif self.json:
+            self.columns = list(keys_of(path, reading))
+        else:
+            separator = "," if ".csv" in path.suffixes else "\t"
+            self.columns, self.dialect = read_header(path, reading, separator)
+
+    def frames(self, fields: Mapping[str, Field]) -> Iterable[pl.DataFrame]:
+        """Frames with a column for each field; columns that the table lacks are null."""
+        if self.parquet:
+            return [read_parquet(self.path, self.reading, fields)]
+        if self.json:
+            return read_json_lines(self.path, self.reading, fields)
+        return read_delimited(self.path, self.reading, fields, self.dialect)
 
 
 def read_table(
@@ -31,82 +57,65 @@ def read_table(
     """Read one table of interactions, and a table of items; without the latter, the first holds the titles too.
 
     Args:
-        path: a CSV, TSV (plain or gzipped) or Parquet file.
-        items: the same, one row an item. Categories are separated by ``|``.
-        columns: names of columns where they are not those of :data:`COLUMNS`, such as ``{"user": "customer"}``.
+        path: delimited text (plain or gzipped), a Parquet file or directory, or JSON lines.
+        items: the same, one row an item. Categories are separated by ``|``, or are lists.
+        columns: names of columns where they are not those of :data:`allmrec_jax.data.readers.columns.COLUMNS`, such as
+            ``{"user": "customer"}``.
 
     Raises:
         UserError: a column that was named, or that of users or items, is missing; or a file is bad.
     """
-    columns = columns or {}
+    columns = dict(columns or {})
     if unknown := sorted(set(columns) - set(COLUMNS)):
         raise UserError(f"--columns: unknown {unknown[0]!r}; known: {', '.join(COLUMNS)}")
-    names = COLUMNS | dict(columns)
-    item_path = items or path
-    present = _column_names(path)
-    for name, column in columns.items():
-        table = path if name in ("user", "item", "rating", "time") else item_path
-        if column not in _column_names(table):
-            raise UserError(f"{table}: no column {column!r} (--columns {name}={column})")
-    for name, table in (("user", path), ("item", path), ("item", item_path)):
-        if names[name] not in (found := _column_names(table)):
-            line = "" if table.suffix == ".parquet" else "line 1: "
-            raise UserError(
-                f"{table}: {line}no column {names[name]!r}; found: {', '.join(found) or 'an empty file'}; "
-                f"say which one it is with --columns {name}=…"
-            )
-    fields = {"user": Field(names["user"], "id"), "item": Field(names["item"], "id")}
-    for name in ("rating", "time"):
-        if names[name] in present:
-            fields[name] = Field(names[name], "number")
-    interactions = _read(path, reading, fields, "interactions")
-    missing = [pl.lit(None, pl.Float64).alias(name) for name in ("rating", "time") if name not in fields]
-    interactions = interactions.with_columns(missing).select("user", "item", "rating", "time")
-
-    def read_items(wanted: pl.Series) -> pl.DataFrame:
-        item_fields = {
-            "item": Field(names["item"], "id"),
-            "title": Field(names["title"], "text"),
-            "description": Field(names["description"], "text"),
-            "brand": Field(names["brand"], "text"),
-            "categories": Field(names["categories"], "texts"),
-        }
-        table = _read(item_path, reading, item_fields, "items").filter(pl.col("item").is_in(wanted.implode()))
-        description = pl.when(pl.col("description") != "").then(pl.concat_list("description"))
-        return (
-            table.with_columns(description=description)
-            .select(list(ITEMS))
-            .unique("item", keep="last", maintain_order=True)
-        )
-
-    name = path.name.partition(".")[0]
-    return Source(name, "table", list(dict.fromkeys([path, item_path])), interactions, read_items)
+    table = Table(path, reading)
+    item_table = Table(items, reading) if items else table
+    chosen = choose_columns(path, table.columns, INTERACTION_ROLES, columns, reading)
+    if item_table is table or ("key" not in columns and chosen["item"] in item_table.columns):
+        columns["key"] = chosen["item"]
+    taken = choose_columns(
+        item_table.path, item_table.columns, ITEM_ROLES, columns, reading, not_of_people=item_table is table
+    )
+    reading.take(path, taken | {"key": ""} | chosen if item_table is table else chosen, table.columns)
+    if item_table is not table:
+        reading.take(item_table.path, taken, item_table.columns)
+    interactions = read_interactions(table, chosen, reading)
+    name = without_gz(path).partition(".")[0]
+    read_items = partial(read_items_of, item_table, taken, reading)
+    return Source(name, "table", list(dict.fromkeys([path, item_table.path])), interactions, read_items)
 
 
-def _separator(path: Path) -> str:
-    return "\t" if ".tsv" in path.suffixes else ","
+def read_interactions(table: Table, chosen: Mapping[str, str], reading: Reading) -> pl.DataFrame:
+    """The interactions of a table, from the column of each role; rows whose label is 0 are no positives: left out."""
+    path = table.path
+    kinds = {"user": "id", "item": "id", "rating": "number", "time": "time"}
+    fields = {role: Field(column, kinds[role], optional=role == "rating") for role, column in chosen.items()}  # type: ignore[arg-type]
+    label = next((column for column in table.columns if column.casefold() in LABELS), None)
+    if label is not None and "rating" not in chosen:
+        fields["label"] = Field(label, "number")
+    if "time" not in chosen:
+        reading.warn(path, "no column of times: the order of the file counts; name one with --columns time=…")
+    rows = gather(table.frames(fields), path, reading, "interactions")
+    if "label" in rows.columns:
+        if rows["label"].is_in([0.0, 1.0]).all():
+            positive = rows["label"] == 1
+            reading.warn(path, f"{len(rows) - positive.sum():,} rows whose {label} is 0 are no interactions: left out")
+            rows = rows.filter(positive)
+        else:
+            reading.warn(path, f"{label} is not read: it holds more than 0 and 1; a rating? --columns rating={label}")
+    return complete(rows, INTERACTIONS)
 
 
-def _column_names(path: Path) -> list[str]:
-    if path.suffix != ".parquet":
-        return read_header(path, _separator(path))
-    try:
-        return list(pl.read_parquet_schema(path))
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({error})") from error
+def without_gz(path: Path) -> str:
+    """The name of a file without ``.gz``."""
+    return path.name.removesuffix(".gz")
 
 
-def _read(path: Path, reading: Reading, fields: Mapping[str, Field], what: str) -> pl.DataFrame:
-    if path.suffix != ".parquet":
-        return gather(read_delimited(path, reading, fields, separator=_separator(path)), path, what)
-    present = _column_names(path)
-    columns = [pl.col(field.key).alias(name) for name, field in fields.items() if field.key in present]
-    try:
-        frame = pl.scan_parquet(path).select(columns).with_row_index("", 1).collect()
-        for name, field in fields.items():
-            if field.kind != "texts" and name in frame.columns and frame[name].dtype.is_nested():
-                raise UserError(f"{path}: column {field.key!r} should hold single values, holds {frame[name].dtype}")
-        frame = frame.with_columns(cs.temporal().cast(pl.Datetime("ms")).dt.epoch("ms") / 1000)
-        return gather([typed(frame, path, reading, fields, "row")], path, what)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({error})") from error
+def read_items_of(table: Table, chosen: Mapping[str, str], reading: Reading, wanted: pl.Series) -> pl.DataFrame:
+    """What a table says of the wanted items, from the column of each role: a row of :data:`ITEMS` for each."""
+    kinds = {"key": "id", "title": "text", "description": "texts", "brand": "text", "categories": "texts"}
+    fields = {
+        "item" if role == "key" else role: Field(column, kinds[role], split=None if role == "description" else "|")  # type: ignore[arg-type]
+        for role, column in chosen.items()
+    }
+    return complete(described(table.frames(fields), wanted, table.path, reading), ITEMS)
