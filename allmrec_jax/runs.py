@@ -394,7 +394,9 @@ def find_upstream(
     return found[0]
 
 
-def require_upstream(path: Path | str, about: Mapping[str, Any], role: str, identity: str) -> None:
+def require_upstream(
+    path: Path | str, about: Mapping[str, Any], role: str, identity: str, option: str | None = None
+) -> None:
     """Checks that the run at ``path`` (its ``run.json``: ``about``) was built on the ``role`` of this ``identity``.
 
     Raises:
@@ -404,7 +406,7 @@ def require_upstream(path: Path | str, about: Mapping[str, Any], role: str, iden
     if built_on != identity:
         raise UserError(
             f"{path} was built on {role} {str(built_on)[:12]}, but the {role} in use is {identity[:12]}; "
-            f"name the matching --{role}, or train {about['kind']} again"
+            f"name the matching one with {option or f'--{role}'}, or train {about['kind']} again"
         )
 
 

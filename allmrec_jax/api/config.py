@@ -73,6 +73,8 @@ def read_config(path: str | os.PathLike[str], kinds: Sequence[str]) -> Config:
             of_kind |= _settings(KINDS[str(key)], value, f"{path}: {key}.")
         elif len(kinds) == 1 and name in KINDS[kinds[0]].setting_types():
             settings.setdefault(kinds[0], {}).update(_settings(KINDS[kinds[0]], {key: value}, f"{path}: "))
+        elif owners := [kind for kind in kinds if name in KINDS[kind].setting_types()]:
+            raise UserError(f"{path}: {key} is a setting of {' and '.join(owners)}; write it under one of them")
         else:
             alone = KINDS[kinds[0]].setting_types() if len(kinds) == 1 else ()
             near = did_you_mean(str(key), [*COMMON, *KINDS, *alone])

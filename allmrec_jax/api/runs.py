@@ -145,7 +145,7 @@ class RunTable(Table[TrainedRun]):
             "name": row.name,
             "seed": str(row.seed),
             "validation": None if metric is None else f"{metric} {row.metrics[metric]:.3f}",
-            "MiB": round(row.bytes / 2**20, 1),
+            "MiB": f"{row.bytes / 2**20:.1f}",
             "built on": " ".join(run.name or run.path.name for run in built_on),
             "state": None if row.done else "unfinished",
         }

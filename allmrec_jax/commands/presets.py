@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,6 +10,9 @@ from allmrec_jax.api.table import Table
 from allmrec_jax.commands.options import Command, grouped
 from allmrec_jax.commands.show import show
 from allmrec_jax.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from allmrec_jax.trained.kinds import TrainingKind
 
 OTHERS = {
     "prepare": ("allmrec_jax.data.prepare:PRESETS", "how raw files become a data set"),
@@ -49,8 +52,9 @@ def command(kind: str | None, as_json: bool) -> None:
     rows: list[dict[str, Any]]
     if kind is None:
         rows = [
-            {"kind": name, "presets": ", ".join(_flat(record.load_presets(), record.by_model)), "about": record.about}
+            {"kind": kind_name, "presets": ", ".join(presets), "about": record.about}
             for name, record in KINDS.items()
+            for kind_name, presets in _by_model(name, record)
         ]
         rows += [
             {"kind": name, "presets": ", ".join(named(where)), "about": about}
@@ -76,6 +80,11 @@ def command(kind: str | None, as_json: bool) -> None:
             values = {preset: getattr(each, name, None) for preset, each in presets.items()}
             rows.append({"setting": name, **values, "about": field.metadata["help"]})
     show(Settings(rows), as_json=as_json)
+
+
+def _by_model(name: str, record: "TrainingKind") -> list[tuple[str, Mapping[str, Any]]]:
+    presets = record.load_presets()
+    return [(f"{name} --model {model}", of) for model, of in presets.items()] if record.by_model else [(name, presets)]
 
 
 def _flat(presets: Mapping[str, Any], by_model: bool) -> Mapping[str, Any]:

@@ -49,7 +49,7 @@ def show_(run: str, checkpoints: Path) -> None:
     from allmrec_jax.api.runs import find_run, read_run
 
     found = read_run(find_run(run, checkpoints))
-    about: dict[str, Any] = {"path": str(found.path), **found.label, **found.about}
+    about: dict[str, Any] = {"path": str(found.path), "label": dict(found.label), **found.about}
     about |= {"done": found.done, "metrics": dict(found.metrics), "bytes": found.bytes}
     click.echo(json.dumps(about, indent=2, ensure_ascii=False))
 

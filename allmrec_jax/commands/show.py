@@ -8,14 +8,14 @@ import click
 
 from allmrec_jax.api.table import Table
 
-WIDE = 200
-"""Columns of a table that goes into a file or a pipe."""
-
 
 def show(table: Table[Any], *, as_json: bool = False, numbers: tuple[str, ...] = ()) -> None:
     """Prints a table, or its rows as JSON; the columns called ``numbers`` are set to the right."""
     if as_json:
         click.echo(json.dumps(table.records(), indent=2, ensure_ascii=False))
+        return
+    if not sys.stdout.isatty():
+        click.echo(repr(table))
         return
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
@@ -28,4 +28,4 @@ def show(table: Table[Any], *, as_json: bool = False, numbers: tuple[str, ...] =
         shown.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:
         shown.add_row(*map(Text, row.values()))
-    Console(width=None if sys.stdout.isatty() else WIDE).print(shown)
+    Console().print(shown)

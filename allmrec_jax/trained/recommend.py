@@ -342,7 +342,9 @@ def load_recommender(
         UserError: the run is unfinished or of another data set, or what it was built on is missing or another.
     """
     catalogue = Catalogue.of(dataset, new)
-    sources = Sources(dataset, [run, *filter(None, (cf, stage1))], EvaluationSettings())
+    sources = Sources(
+        dataset, [run, *filter(None, (cf, stage1))], EvaluationSettings(), option=lambda role: f"--{role}"
+    )
     aligned, stage2, model = sources.stage1, sources.stage2, sources.cf
     added = np.zeros((len(new), aligned.text.shape[1]), np.float32)
     if new:

@@ -1,7 +1,7 @@
 """Finished runs and files, opened as what systems are made of; each when it is first needed."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +66,7 @@ class Sources:
             stage-2 or MLP-LLM run was built on is found among these, or else beside it.
         settings: how systems are asked.
         oracle: the ``oracle.npz`` of a synthetic data set.
+        option: of the command in use, which names a run of a role (``"cf"``, ``"stage1"``); for messages.
 
     Attributes:
         titles: [N+1] of the items asked about.
@@ -75,9 +76,15 @@ class Sources:
     """
 
     def __init__(
-        self, dataset: Dataset, runs: Sequence[Path], settings: EvaluationSettings, oracle: Path | None = None
+        self,
+        dataset: Dataset,
+        runs: Sequence[Path],
+        settings: EvaluationSettings,
+        oracle: Path | None = None,
+        *,
+        option: Callable[[str], str] = lambda role: "--runs",
     ) -> None:
-        self.dataset, self.settings, self.oracle = dataset, settings, oracle
+        self.dataset, self.settings, self.oracle, self.option = dataset, settings, oracle, option
         self.titles = dataset.titles
         self.runs: dict[str, Path] = {}
         self.backbone: Path | None = None
@@ -102,13 +109,13 @@ class Sources:
             beside = path.resolve().parents[1] / role / identity[:12]
             if role == "stage1":
                 if role in self.runs:
-                    require_upstream(path, about, role, load_run(self.runs[role])["identity"])
+                    require_upstream(path, about, role, load_run(self.runs[role])["identity"], self.option(role))
                 elif beside.is_dir():
                     self.runs[role] = beside
             elif "arrays" in self.runs:
-                require_upstream(path, about, role, self.cf.identity)
+                require_upstream(path, about, role, self.cf.identity, self.option(role))
             elif self.backbone is not None:
-                require_upstream(path, about, role, load_run(self.backbone)["identity"])
+                require_upstream(path, about, role, load_run(self.backbone)["identity"], self.option(role))
             else:
                 given = [each for name, each in self.runs.items() if name.endswith(" cf")]
                 matching = [each for each in given if load_run(each)["identity"] == identity]
@@ -116,7 +123,7 @@ class Sources:
                     self._add(run_kind(load_run(beside)), beside)
                     matching = [beside]
                 elif not matching and given:
-                    require_upstream(path, about, role, load_run(given[0])["identity"])
+                    require_upstream(path, about, role, load_run(given[0])["identity"], self.option(role))
                 self.backbone = matching[0] if matching else None
 
     def has(self, need: str) -> bool:
@@ -128,7 +135,9 @@ class Sources:
     def run(self, kind: str) -> Path:
         """The run of a kind; :class:`UserError` where there is none."""
         if kind not in self.runs:
-            raise UserError(f"no {kind} run is given, and none lies beside those given; name one with --runs")
+            raise UserError(
+                f"no {kind} run is given, and none lies beside those given; name one with {self.option(kind)}"
+            )
         return self.runs[kind]
 
     @cached_property
@@ -139,9 +148,7 @@ class Sources:
         given = [path for name, path in self.runs.items() if name.endswith(" cf")]
         path = self.backbone or (given[0] if len(given) == 1 else None)
         if path is None:
-            raise UserError(
-                "no cf run is given, and none lies beside those given; name one with --runs, for `recommend` with --cf"
-            )
+            raise UserError(f"no cf run is given, and none lies beside those given; name one with {self.option('cf')}")
         return load_cf(path, self.dataset)
 
     def scoring_model(self, need: str) -> CFModel:

@@ -7,22 +7,18 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import polars as pl
 import pytest
 import tiny_llm
 
+import allmrec_jax as ar
 from allmrec_jax import cli
 from allmrec_jax.data.dataset import Dataset, write_dataset
 from allmrec_jax.embedded.sbert_nano import SbertNanoSettings, new_encoder
-from allmrec_jax.models.cf.sasrec import SASRecSettings
 from allmrec_jax.pretrained.llm import save_opt
 from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
 from allmrec_jax.trained.recommend import NewItem, load_recommender
-from allmrec_jax.training.cf import train_cf
-from allmrec_jax.training.stage1 import train_stage1
 from allmrec_jax.training.stage1_export import load_stage1
-from allmrec_jax.training.stage1_settings import Stage1Settings
-from allmrec_jax.training.stage2 import train_stage2
-from allmrec_jax.training.stage2_settings import Stage2Settings
 
 ITEMS, USERS = 45, 24
 NEVER = ITEMS
@@ -60,13 +56,26 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     out = root / "out"
     # Adam's bias correction in optax raises a float to an integer count, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):
-        few = SASRecSettings(dim=8, blocks=1, epochs=1, buckets=1, choose="last", evaluate_every=1)
-        cf = train_cf(dataset, few, 0, out, quiet=True)
-        one = Stage1Settings(epochs=1, batch_size=USERS, latent_dim=12, validation_users=4, text_max_tokens=16)
-        stage1 = train_stage1(dataset, cf, root / "sbert", one, 0, out, quiet=True)
-        step = Stage2Settings(steps=1, batch_size=4, title_max_tokens=8, dtype="float32", choose="last")
-        stage2 = train_stage2(dataset, cf, stage1, root / "llm", step, 0, out, quiet=True)
-    return Trained(dataset, stage1, stage2)
+        stage2 = ar.fit(
+            dataset.path,
+            preset="paper",
+            sentence_encoder=str(root / "sbert"),
+            llm=str(root / "llm"),
+            checkpoints=out,
+            name="tiny",
+            quiet=True,
+            settings={
+                "cf": {"dim": 8, "blocks": 1, "epochs": 1, "buckets": 1, "choose": "last", "evaluate_every": 1},
+                "stage1": {
+                    "epochs": 1, "batch_size": USERS, "latent_dim": 12, "validation_users": 4, "text_max_tokens": 16
+                },
+                "stage2": {
+                    "steps": 1, "batch_size": 4, "title_max_tokens": 8, "dtype": "float32", "choose": "last"
+                },
+            },
+        )  # fmt: skip
+    (stage1,) = ar.list_runs(out, kind="stage1")
+    return Trained(dataset, stage1.path, stage2.path)
 
 
 @pytest.fixture
@@ -174,3 +183,80 @@ def test_another_data_set_is_refused(trained: Trained, recommend: Callable, tmp_
     _, err, code = recommend("--user", "0", "--data", other.path)
     assert code == 2
     assert "was trained on data set Tiny" in err
+
+
+def test_a_run_is_called_by_its_name_and_knows_its_data(trained: Trained, capsys: pytest.CaptureFixture[str]):
+    root = str(trained.stage2.parents[2])
+    cli.main(["recommend", "--run", "tiny", "--checkpoints", root, "--user", "U03", "--json"])
+    rows = json.loads(capsys.readouterr().out)
+    assert rows == ar.load("tiny", checkpoints=root).recommend(user="U03").records()  # type: ignore[attr-defined]
+    assert ar.load(trained.stage2).load_data().hash == trained.dataset.hash
+
+
+@pytest.mark.parametrize("form", ["users.txt", "users.csv", "users.parquet:who"])
+def test_many_users_get_what_each_gets_alone(trained: Trained, recommend: Callable, tmp_path: Path, form: str):
+    users, file = ["U03", "U00", "U11"], tmp_path / form.partition(":")[0]
+    if file.suffix == ".txt":
+        file.write_text("\n".join(["\ufeffU03", "U00", "", "U11 "]), encoding="utf-8")
+    elif file.suffix == ".csv":
+        pl.DataFrame({"n": [1, 2, 3], "user_id": users}).write_csv(file)
+    else:
+        pl.DataFrame({"who": users, "n": [1, 2, 3]}).write_parquet(file)
+    out, err, code = recommend("--users", tmp_path / form, "--json", "--count", "4")
+    assert code == 0, err
+    rows = json.loads(out)
+    assert [row["user"] for row in rows] == [user for user in users for _ in range(4)]
+    for user in users:
+        alone = json.loads(recommend("--user", user, "--json", "--count", "4")[0])
+        mine = [row for row in rows if row["user"] == user]
+        assert [row["id"] for row in mine] == [row["id"] for row in alone]
+        for one, other in zip(mine, alone, strict=True):  # another batch shape: equal but for rounding
+            assert one["log_likelihood"] == pytest.approx(other["log_likelihood"], abs=2e-3)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_lists_of_all_users_go_into_a_file(trained: Trained, recommend: Callable, tmp_path: Path, suffix: str):
+    path = tmp_path / f"lists{suffix}"
+    out, err, code = recommend("--all", "--count", "2", "--out", path)
+    assert code == 0 and out == f"{path}\n", err
+    readers: dict[str, Callable] = {".csv": pl.read_csv, ".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet}
+    frame = readers[suffix](path)
+    assert frame.height == 2 * USERS and frame["user"].n_unique() == USERS
+    assert frame.columns[:4] == ["user", "rank", "id", "title"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--users", "absent.txt"), "absent.txt: cannot be read"),
+        (("--all", "--out", "lists.xlsx"), "lists.xlsx: the name should end in .csv, .jsonl or .parquet"),
+        (("--user", "U03", "--stage1", "nothing"), "nothing: no such directory, and no stage1 of data set Tiny"),
+    ],
+)
+def test_bad_lists_are_one_line(recommend: Callable, arguments: tuple[str, ...], message: str):
+    out, err, code = recommend(*arguments)
+    assert code == 2 and message in err and err.count("\n") == 1 and out == ""
+
+
+def test_fit_again_trains_nothing(trained: Trained):
+    before = {run.path: (run.path / "DONE").stat().st_mtime_ns for run in ar.list_runs(trained.stage2.parents[2])}
+    assert len(before) == 3
+    one, cf = ar.load(trained.stage2), ar.list_runs(trained.stage2.parents[2], kind="cf")[0]
+    found = ar.train_cf(trained.dataset, preset="paper", checkpoints=trained.stage2.parents[2], **{
+        name: value for name, value in cf.settings.items() if name != "model"
+    })  # fmt: skip
+    assert found.path == cf.path and one.upstream["cf"] == found.identity
+    assert {path: (path / "DONE").stat().st_mtime_ns for path in before} == before
+
+
+def test_systems_are_measured_by_handle_and_by_name(trained: Trained, tmp_path: Path):
+    root = trained.stage2.parents[2]
+    cf, system = ar.list_runs(root, kind="cf")[0], ar.load(trained.stage2)
+    results = ar.evaluate(trained.dataset, [cf, system, "LLM-Only"], users=5, generate=False, out=tmp_path / "out")
+    assert [row["system"] for row in results.records()] == ["SASRec", "LLM-Only", "A-LLMRec"]
+    assert all(row["users"] == 5 for row in results.records())
+    assert results.path is not None and (results.path / "results.json").is_file()
+    assert json.loads((results.path / "results.json").read_text())["systems"] == results.results["systems"]
+    assert "A-LLMRec" in results._repr_html_()
+    with pytest.raises(ar.UserError, match="no system is made of a stage1 run alone"):
+        ar.evaluate(trained.dataset, [trained.stage1])
