@@ -19,9 +19,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from allmrec_jax.markdown import escaped
 from allmrec_jax.report.export import table_markdown
-from allmrec_jax.report.facts import heading
+from allmrec_jax.report.facts import OURS, compare, heading, is_speed, main_metric
+from allmrec_jax.report.findings import findings
 from allmrec_jax.report.paper import hit_at_1
+from allmrec_jax.report.provenance import budget_words, machine_words, merged, of_evaluation
 from allmrec_jax.report.tables import all_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +65,7 @@ def section() -> str:
     demos = {seed: load(f"demo_seed{seed}") for seed in SEEDS}
     parts = [INTRODUCTION]
     for data, title in DATA.items():
-        parts += [f"## {title}"]
+        parts += [f"## {title}", measured([results for _, results in tables_of(data)])]
         parts += [embedded(demos[0]), figures(demos)] if data == "embedded" else []
         parts += [overview(results) for _, results in tables_of(data) if results["settings"].get("table") == "table1"]
         parts += [at_a_glance(data)]
@@ -87,23 +90,29 @@ def overview(results: Mapping[str, Any]) -> str:
 
 
 def at_a_glance(data: str) -> str:
-    """A line for each table of a data set."""
-    lines = ["| | A-LLMRec | SASRec | A-LLMRec − SASRec | best |", "|---|---|---|---|---|"]
+    """A line for each table of a data set; A-LLMRec and SASRec on the users of both."""
+    lines = ["| | users | A-LLMRec | SASRec | A-LLMRec − SASRec | best |", "|---|---|---|---|---|---|"]
+    timed = []
     for _, results in tables_of(data):
-        hits = {
-            name: row["all"]["hit@1" if "hit@1" in row["all"] else "genre_hit"]
-            for name, row in results["systems"].items()
-        }
+        if is_speed(results):
+            timed += [f"{heading(results)}: {' '.join(findings(results))}"]
+            continue
+        hits = {name: row["all"][main_metric(results)] for name, row in results["systems"].items()}
         best = max(hits, key=lambda name: hits[name][0])
-        own = "A-LLMRec" if "A-LLMRec" in hits else "A-LLMRec (SASRec)"
-        cells = [f"{hits[name][0]:.3f}" if name in hits else "" for name in (own, "SASRec")]
-        pair = results.get("paired", {}).get(f"{own} - SASRec", {})
-        cells += [interval(pair["all"]) if "all" in pair else "", f"{best}, {hits[best][0]:.3f}"]
-        lines.append(f"| {heading(results)} | " + " | ".join(cells) + " |")
-    return (
-        "The paper's tables on this data: Hit@1, of genres the share of users with one among their true three. The\n"
-        "paper has A-LLMRec above SASRec in all that have both, except in Table 1 on Video Games. Commands, rows:\n"
-        f"[the page of this data](docs/results/{data}.md).\n\n" + "\n".join(lines)
+        own = next(name for name in OURS if name in hits)
+        pair = compare(results, own, "SASRec")
+        cells = [f"{results['systems'][own]['all']['n']:,}", f"{hits[own][0]:.3f}"]
+        cells += [f"{pair.other:.3f}", interval(pair.difference)] if pair else ["", ""]
+        lines.append(f"| {heading(results)} | " + " | ".join([*cells, f"{best}, {hits[best][0]:.3f}"]) + " |")
+    return "\n\n".join(
+        [
+            "The paper's tables on this data: Hit@1, of genres the share of users with one among their true three; "
+            "SASRec's on\nthe users whom A-LLMRec was asked about, the best system's on its own. The\n"
+            "paper has A-LLMRec above SASRec in all that have both, except in Table 1 on Video Games. Commands, rows:\n"
+            f"[the page of this data](docs/results/{data}.md).",
+            "\n".join(lines),
+            *timed,
+        ]
     )
 
 
@@ -146,7 +155,7 @@ def tables_of(data: str) -> list[tuple[str, dict[str, Any]]]:
 
 def page(data: str) -> str:
     """The tables of a data set in full; commands that several share in a row once."""
-    parts, said = [], None
+    parts, said = [measured([results for _, results in tables_of(data)])], None
     for name, results in tables_of(data):
         commands, said = results["commands"] if results["commands"] != said else (), results["commands"]
         parts.append("## " + kept_table(name, {**results, "commands": commands}))
@@ -225,23 +234,44 @@ def kept_table(name: str, results: Mapping[str, Any]) -> str:
     """The main table of some results, the budgets left to the JSON, and the commands that made it."""
     main = all_tables(results)[0]
     commands = "\n".join(["```bash", *results["commands"], "```"]) if results["commands"] else ""
-    parts = [main.title, commands, table_markdown(main, {}), *claim(results), *main.notes]
+    budget = f"Budget: {budget_words(results, {})[0]}."
+    parts = [
+        escaped(main.title),
+        commands,
+        table_markdown(main, {}),
+        *claim(results),
+        *map(escaped, main.notes),
+        budget,
+    ]
     return "\n\n".join([*filter(None, parts), f"[JSON](benchmarks/results/{name}.json)"])
+
+
+def measured(evaluations: Iterable[Mapping[str, Any]]) -> str:
+    """On what data, with which models and on which machine some results were measured, as a list."""
+    parts = merged([of_evaluation(results, {}, None) for results in evaluations])
+    return "\n".join(f"- **{label}**: {'; '.join(texts)}" for label, texts in parts.items() if label != "Budget")
 
 
 def claim(results: Mapping[str, Any]) -> list[str]:
     """Whether the paper's claim, A-LLMRec above SASRec, shows in these results; nothing where they do not ask it."""
     words = {"all": "all users", "warm": "warm items", "cold": "cold items"}
-    pairs = results.get("paired", {}).get("A-LLMRec - SASRec", {})
-    signs = {words[part]: (low > 0) - (high < 0) for part, (_, low, high) in pairs.items() if part in words}
     verdicts = {1: "above SASRec", 0: "not distinguishable from SASRec", -1: "below SASRec"}
-    said = [f"{verdicts[sign]} on {part}" for part, sign in signs.items()]
+    said, signs = [], set()
+    for part, name in words.items():
+        found = compare(results, "A-LLMRec", "SASRec", part)
+        if found is not None:
+            _, low, high = found.difference
+            signs.add(sign := (low > 0) - (high < 0))
+            said.append(
+                f"{verdicts[sign]} on {name} ({found.value:.3f} and {found.other:.3f} of the same {found.users:,})"
+            )
     if not said:
         return []
-    shown = "this run shows" if set(signs.values()) == {1} else "this run does not show"
+    shown = "this run shows" if signs == {1} else "this run does not show"
     parts = "on all of these" if len(said) > 1 else "there"
     but = ", except on Video Games overall" if heading(results).startswith("Table 1:") else ""
-    return [f"A-LLMRec is {', '.join(said)}. The paper has it above SASRec {parts}{but}: {shown} that."]
+    where = machine_words(results.get("machine"))
+    return [f"A-LLMRec is {', '.join(said)}. The paper has it above SASRec {parts}{but}: {shown} that ({where})."]
 
 
 def systems_table(systems: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ Needs Debian's packages ``chromium`` and ``chromium-driver``; skipped without th
 is set, as ``.ci/run`` does.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -153,14 +154,109 @@ def test_a_value_opens_its_run(browser: Any, site: Path):
     assert "Stage 2" in browser.title
 
 
+WIDTHS = (390, 1000, 1400, 1900)
+
+
+@pytest.fixture(scope="module")
+def wide_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables as wide and names as long as the paper's: two compared systems, users asked in part, a dozen tables."""
+    root = tmp_path_factory.mktemp("wide")
+    whole = make_results(root / "made", make_dataset(root / "data"))
+    whole["best_baseline"] = "LLM-Only"
+    for name in list(whole["systems"]):
+        long = {"Popularity": "A-LLMRec (NextItNet)", "Oracle": "w/o L_item-recon and L_text-recon"}.get(name)
+        if long is not None:
+            whole["systems"][long] = whole["systems"].pop(name)
+            whole["paired"] |= {f"{long} - SASRec": whole["paired"]["A-LLMRec - SASRec"]}
+    whole["systems"]["A-LLMRec"]["all"]["n"] -= 1
+    whole["runs"] = [run for run in whole["runs"] if run["system"] in whole["systems"]]
+    places = []
+    for number in range(1, 13):
+        few = {"scenario": {"scenario": "few-shot", "training_users": number}} if number in (6, 7) else {}
+        title = f"Table {6 if few else number}: trained on {number} users" if few else f"Table {number}: a name"
+        whole["settings"] |= {"table": f"table{number}" if number != 10 else "other", "title": title, "scenario": None}
+        whole["settings"] = {key: value for key, value in (whole["settings"] | few).items() if value is not None}
+        places.append(root / f"{number:02}")
+        places[-1].mkdir()
+        (places[-1] / "results.json").write_text(json.dumps(whole))
+    write_report(root / "site", ReportSources(places), models=False)
+    return root / "site"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_on_a_phone_only_tables_scroll_sideways(browser: Any, site: Path, scheme: str):
-    look(browser, 390, scheme)
-    for page in (site / "index.html", site / "results.html", site / "one.html"):
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_page_is_wider_than_its_screen(browser: Any, site: Path, wide_site: Path, width: int, scheme: str):
+    look(browser, width, scheme)
+    for page in (site / "results.html", site / "one.html", wide_site / "index.html", wide_site / "table1.html"):
         visit(browser, page)
-        assert browser.execute_script("return document.documentElement.scrollWidth") == 390, page
+        assert browser.execute_script("return document.scrollingElement.scrollWidth") <= width, page
     ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert ground == {"light": "rgb(250, 249, 246)", "dark": "rgb(19, 21, 24)"}[scheme]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_navigation_is_whole_at_every_width(browser: Any, wide_site: Path, width: int):
+    look(browser, width)
+    visit(browser, wide_site / "table1.html")
+    ends = browser.execute_script(
+        "return [...document.querySelectorAll('nav.top a')].map((a) => a.getBoundingClientRect().right)"
+    )
+    assert len(ends) == 13 and max(ends) <= width
+    assert "Table 6, 7" in texts(browser, "nav.top a")
+
+
+CUT = """return [...document.querySelectorAll('.scroll:has(> table.data)')].map((box) => [
+    box.scrollWidth > box.clientWidth + 1,
+    box.previousElementSibling.matches('.more:not([hidden])')])"""
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_tables_fit_a_desk_and_say_where_they_go_on(browser: Any, wide_site: Path, width: int):
+    look(browser, width)
+    for page in ("index.html", "table1.html", "table4.html"):
+        visit(browser, wide_site / page)
+        found = browser.execute_script(CUT)
+        assert found and all(cut == told for cut, told in found)
+        if width >= 1400:
+            assert not any(cut for cut, _ in found), page
+        if width == 390:
+            assert any(cut for cut, _ in found)
+    browser.execute_script("const box = document.querySelector('.scroll'); box.scrollLeft = box.scrollWidth")
+    browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    assert not browser.execute_script(CUT)[0][1]  # at its end it says nothing
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_word_of_a_name_is_broken(browser: Any, wide_site: Path, width: int):
+    look(browser, width)
+    visit(browser, wide_site / "table1.html")
+    script = """return [...document.querySelectorAll('table.data tbody th')].flatMap((cell) => {
+        const node = cell.firstChild, range = document.createRange(), text = node.textContent;
+        return [...text.matchAll(/[^\\s-]+/g)].filter((word) => {
+            range.setStart(node, word.index); range.setEnd(node, word.index + word[0].length);
+            return range.getClientRects().length > 1;
+        }).map((word) => word[0]);
+    })"""
+    assert browser.execute_script(script) == []
+
+
+def test_a_winner_has_room_for_its_words(browser: Any, wide_site: Path):
+    for width in WIDTHS:
+        look(browser, width)
+        visit(browser, wide_site / "index.html")
+        lines = browser.execute_script(
+            "const name = document.querySelector('.winner strong');"
+            "return [name.textContent, Math.round(name.clientHeight / parseFloat(getComputedStyle(name).lineHeight))]"
+        )
+        assert lines[0] == "w/o L_item-recon and L_text-recon" and lines[1] <= 3
+
+
+def test_ours_on_other_backbones_is_coloured_like_ours(browser: Any, wide_site: Path):
+    visit(browser, wide_site / "table1.html")
+    named = dict(zip(texts(browser, "table.data tbody th"), css(browser, "table.data tbody tr"), strict=True))
+    rows = {name.split("language")[0].split("on NextIt")[0]: row.get_attribute("class") for name, row in named.items()}
+    assert rows["A-LLMRec (NextItNet)"] == rows["A-LLMRec"] == "ours"
+    assert next(kind for name, kind in rows.items() if name.startswith("A-LLMRec, items permuted")) == "other"
 
 
 def test_without_javascript_tables_and_examples_are_there(site: Path):
