@@ -73,7 +73,7 @@ def test_commands_exist(page: Path) -> None:
     [
         "allmrec prepar x --out y",
         "allmrec train stage2 --data d --stepps 3",
-        "allmrec train cf --data d --model sasrecs",
+        "allmrec train cf --data d --preset smal",
         "allmrec train cf --model sasrec",
     ],
 )
