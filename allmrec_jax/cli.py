@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from allmrec_jax.commands.experiment import experiment
 from allmrec_jax.errors import UserError, visible
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
@@ -60,31 +61,6 @@ evaluate = LazyGroup(
     lazy={"overall": ("allmrec_jax.commands.evaluate", "all test users on one candidate file (Table 1)")},
     examples=(
         "allmrec eval overall --data data/movies --runs checkpoints/movies/stage2/0a1b2c3d4e5f --out runs/movies",
-    ),
-)
-
-experiment = LazyGroup(
-    "experiment",
-    short_help="train what is missing, then evaluate and report",
-    help="Train what is missing, then evaluate and report.",
-    lazy={
-        "demo": ("allmrec_jax.eval.demo", "the whole pipeline on the embedded data"),
-        "table1": ("allmrec_jax.eval.table1", "every system overall (Table 1)"),
-        "table4": ("allmrec_jax.eval.table4", "cold and warm items (Table 4)"),
-        "table5": ("allmrec_jax.eval.table5", "users with three interactions (Table 5)"),
-        "table6": ("allmrec_jax.eval.table6", "few training users (Table 6)"),
-        "table7": ("allmrec_jax.eval.table7", "trained on one data set, asked about another (Table 7)"),
-        "table8": ("allmrec_jax.eval.table8", "stage 1 without each of its parts (Table 8)"),
-        "table9": ("allmrec_jax.eval.table9", "stage 2 without user or item vectors (Table 9)"),
-        "table10": ("allmrec_jax.eval.table10", "time to train and to answer (Table 10)"),
-        "table11": ("allmrec_jax.eval.table11", "four CF models, alone and under A-LLMRec (Table 11)"),
-        "genres": ("allmrec_jax.eval.genres", "favourite genres in free text (Figures 4 and 5)"),
-        "all": ("allmrec_jax.eval.all", "every table that the data can serve"),
-        "tune": ("allmrec_jax.eval.tune", "choose settings on validation users"),
-    },
-    examples=(
-        "allmrec experiment demo",
-        "allmrec experiment table1 --data data/movies --dry-run",
     ),
 )
 

@@ -6,7 +6,7 @@ a module, whose import registers what it brings. They are imported when a regist
 
 import importlib
 import importlib.metadata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from allmrec_jax.errors import UserError
@@ -32,10 +32,12 @@ class Registry(Mapping[str, R]):
     Args:
         what: what a record is, for messages, e.g. ``"system"``.
         records: those that the product brings.
+        derived: those that follow from another registry, e.g. a system from each CF model; asked for at each read, and
+            added behind the others where their names are new.
     """
 
-    def __init__(self, what: str, records: Iterable[R] = ()) -> None:
-        self.what = what
+    def __init__(self, what: str, records: Iterable[R] = (), derived: Callable[[], Iterable[R]] = lambda: ()) -> None:
+        self.what, self.derived = what, derived
         self.records: dict[str, R] = {}
         for record in records:
             self.register(record)
@@ -62,17 +64,20 @@ class Registry(Mapping[str, R]):
                 return record
         raise UserError(f"unknown {self.what} {name!r}; known: {'; '.join(self)}")
 
-    def __getitem__(self, name: str) -> R:
+    def _complete(self) -> dict[str, R]:
         load_plugins()
-        return self.records[name]
+        for record in self.derived():
+            self.records.setdefault(record.name, record)
+        return self.records
+
+    def __getitem__(self, name: str) -> R:
+        return self._complete()[name]
 
     def __iter__(self) -> Iterator[str]:
-        load_plugins()
-        return iter(self.records)
+        return iter(self._complete())
 
     def __len__(self) -> int:
-        load_plugins()
-        return len(self.records)
+        return len(self._complete())
 
 
 _loading = False

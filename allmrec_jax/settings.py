@@ -97,13 +97,13 @@ def resolve(presets: Mapping[str, S], preset: str, overrides: Mapping[str, Any] 
     return dataclasses.replace(presets[preset], **given)  # type: ignore[type-var]
 
 
-def deciding(settings: Any) -> dict[str, Any]:
+def hashed_fields(settings: Any) -> dict[str, Any]:
     """The fields of a settings dataclass that an identity holds: all but ``added`` ones that are at their default."""
     found = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if not (field.metadata.get("added") and value == field.default):
-            found[field.name] = deciding(value) if dataclasses.is_dataclass(value) else value
+            found[field.name] = hashed_fields(value) if dataclasses.is_dataclass(value) else value
     return found
 
 
@@ -118,7 +118,7 @@ def identity(kind: str, settings: Any, seed: int, data_hash: str, upstream: Mapp
     """
     body = {
         "kind": kind,
-        "settings": deciding(settings),
+        "settings": hashed_fields(settings),
         "seed": seed,
         "data": data_hash,
         "upstream": dict(upstream),

@@ -19,17 +19,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import zlib
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 import numpy as np
 
 from allmrec_jax.embedded.lexicon import FUNCTION, PLAIN, THEMES
+from allmrec_jax.experiments.processes import Ended, run_process
 
 REVIEWS, USERS, ITEMS = 8_765_568, 3_826_085, 182_032
 """The real files' counts."""
@@ -85,7 +85,7 @@ def measure_prepare(folder: Path, reviews: int, seed: int) -> dict[str, Any]:
         "prepare": {
             "seconds": round(measured.seconds, 1),
             "cpu_seconds": round(measured.cpu_seconds, 1),
-            "peak_gib": round(measured.peak_bytes / 2**30, 3),
+            "peak_gib": round(measured.peak_mib / 2**10, 3),
             "limit_peak_gib": MEMORY_LIMIT_GIB,
         }
         | circumstances(),
@@ -120,25 +120,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-class Measured(NamedTuple):
-    """What a process took."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_bytes: int
-
-
-def run_measured(command: list[str]) -> Measured:
-    """Run a command; the kernel says (``wait4``) what it took."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise click.ClickException(f"{' '.join(command)} exited with {process.returncode}")
-    kilobyte = 1 if sys.platform == "darwin" else 1024
-    seconds = time.perf_counter() - start
-    return Measured(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * kilobyte)
+def run_measured(command: list[str]) -> Ended:
+    """Runs a command, whose lines are printed; what it took."""
+    ended = run_process(command, read="stdout", show=lambda line: print(line, end=""))
+    if ended.exit_code:
+        raise click.ClickException(f"{' '.join(command)} exited with {ended.exit_code}")
+    return ended
 
 
 def generate(folder: Path, reviews: int, seed: int) -> None:

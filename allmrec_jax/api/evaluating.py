@@ -5,8 +5,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -111,17 +110,18 @@ def evaluate(
         >>> results.results["systems"]["A-LLMRec"]["cold"]["hit@1"]
     """
     from allmrec_jax.data.candidates import load_candidates
+    from allmrec_jax.evaluation.progress import progress
     from allmrec_jax.evaluation.questions import Questions
     from allmrec_jax.evaluation.results import RESULTS, data_record, users_frame, write_results
     from allmrec_jax.evaluation.systems import (
         SYSTEMS,
         choose_systems,
         compared_pairs,
+        is_baseline,
         prompt_settings,
         system_identity,
         system_label,
     )
-    from allmrec_jax.experiments.rows import is_baseline
     from allmrec_jax.inference.decode import PRESETS
     from allmrec_jax.runs import versions
     from allmrec_jax.settings import resolve
@@ -209,17 +209,3 @@ def _language_model(places: Sequence[Path]) -> str | None:
 
             return ALLMRec(path, read_run(path).about).llm
     return None
-
-
-@contextmanager
-def progress(name: str, users: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal or in a notebook, nothing elsewhere; yields what to call with users answered."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(name), BarColumn(bar_width=30), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    shown = console.is_terminal or console.is_jupyter
-    with Progress(*columns, console=console, transient=True, disable=not shown) as bar:
-        task = bar.add_task(name, total=users)
-        yield lambda count: bar.advance(task, count)

@@ -100,6 +100,6 @@ def _accuracy(results: Mapping[str, Any]) -> list[str]:
 
 
 def _ablations() -> set[str]:
-    from allmrec_jax.experiments.rows import STAGE1_ABLATIONS, STAGE2_ABLATIONS
+    from allmrec_jax.experiments.rows import rows_of
 
-    return {*STAGE1_ABLATIONS, *STAGE2_ABLATIONS}
+    return {*rows_of("table8"), *rows_of("table9")}

@@ -13,13 +13,14 @@ import pytest
 from click.testing import CliRunner
 
 from allmrec_jax.cli import allmrec
+from allmrec_jax.commands.experiment import demo as demo_command
 from allmrec_jax.errors import UserError
-from allmrec_jax.eval import demo
+from allmrec_jax.experiments import demo
 
 
 def test_a_step_is_measured_and_its_last_line_returned():
     # In a process of its own, as the demo is: the peak of a child counts what its parent had when it forked.
-    program = "from allmrec_jax.eval import demo; print(*demo.run_step('help', ('--help',), 1), sep='\\n')"
+    program = "from allmrec_jax.experiments import demo; print(*demo.run_step('help', ('--help',), 1), sep='\\n')"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     measured, last = told.splitlines()[-2:]
     assert last.startswith("allmrec recommend")  # the last example
@@ -52,7 +53,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str,
         return demo.Step(name, 2.0, 100.0 * number), str(tmp_path / f"run-of-{name}")
 
     monkeypatch.setattr(demo, "run_step", record)
-    told = CliRunner().invoke(demo.command, ["--out", str(tmp_path), "--data-seed", "7", "--seed", "3"])
+    told = CliRunner().invoke(demo_command, ["--out", str(tmp_path), "--data-seed", "7", "--seed", "3"])
     assert told.exit_code == 0, (told.output, told.exception)
     assert "0.500 (0.40 to 0.60)" in told.output
     assert "run-of-report" in told.output

@@ -16,7 +16,7 @@ from allmrec_jax.models.projectors import embed_prompts, init_params
 from allmrec_jax.pretrained.llm import save_opt
 from allmrec_jax.prompts import PromptTables, title_table
 from allmrec_jax.runs import Run, load_run
-from allmrec_jax.settings import deciding
+from allmrec_jax.settings import hashed_fields
 from allmrec_jax.sharding import use_mesh
 from allmrec_jax.trained.stage2 import load_stage2
 from allmrec_jax.training import stage2
@@ -409,7 +409,7 @@ def test_what_does_not_match_is_refused(project, dataset, tables):
 
 def test_kernels_in_int8_are_another_run(project):
     plain, rounded = (dataclasses.replace(SETTINGS, steps=1, llm_weights=weights) for weights in ("dtype", "int8"))
-    assert "llm_weights" not in deciding(plain)  # as in runs made before the setting was there
+    assert "llm_weights" not in hashed_fields(plain)  # as in runs made before the setting was there
     paths = [project.train(settings) for settings in (plain, rounded)]
     assert paths[0] != paths[1]
     losses = [read_lines(path / "metrics.jsonl")[-1]["loss"] for path in paths]
