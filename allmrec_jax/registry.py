@@ -32,8 +32,8 @@ class Registry(Mapping[str, R]):
     Args:
         what: what a record is, for messages, e.g. ``"system"``.
         records: those that the product brings.
-        derived: those that follow from another registry, e.g. a system from each CF model; asked for at each read, and
-            added behind the others where their names are new.
+        derived: those that follow from another registry, e.g. a system from each CF model; asked for at each read.
+            They stand behind the others; where a name is in ``records`` already, that record counts.
     """
 
     def __init__(self, what: str, records: Iterable[R] = (), derived: Callable[[], Iterable[R]] = lambda: ()) -> None:
@@ -66,9 +66,8 @@ class Registry(Mapping[str, R]):
 
     def _complete(self) -> dict[str, R]:
         load_plugins()
-        for record in self.derived():
-            self.records.setdefault(record.name, record)
-        return self.records
+        more = {record.name: record for record in self.derived() if record.name not in self.records}
+        return {**self.records, **more}
 
     def __getitem__(self, name: str) -> R:
         return self._complete()[name]

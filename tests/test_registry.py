@@ -1,12 +1,11 @@
 """Registries and the plugins that add to them."""
 
 import dataclasses
-import importlib.metadata
 import sys
 
 import pytest
+from plugins import install
 
-from allmrec_jax import registry
 from allmrec_jax.errors import UserError
 from allmrec_jax.registry import Registry
 
@@ -15,18 +14,6 @@ from allmrec_jax.registry import Registry
 class Record:
     name: str
     value: int = 0
-
-
-def install(root, module, text, monkeypatch):
-    """A package as pip leaves it: a module, and the entry point that names it."""
-    (root / f"{module}.py").write_text(text)
-    about = root / f"{module}-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(f"[{registry.PLUGINS}]\n{module} = {module}\n")
-    monkeypatch.syspath_prepend(root)
-    monkeypatch.setattr(registry, "_loading", False)
-    importlib.invalidate_caches()
 
 
 def test_records_are_found_by_name_in_their_order():

@@ -121,3 +121,8 @@ def is_speed(results: Mapping[str, Any]) -> bool:
 def run_of(results: Mapping[str, Any], name: str) -> str | None:
     """Identity of the first run behind a row."""
     return next((run["id"] for run in results["runs"] if run["system"] == name), None)
+
+
+def of_batch(node: Mapping[str, Any]) -> str:
+    """`` of batch 32``; nothing for a training that has no batches."""
+    return "" if node["batch_size"] is None else f" of batch {node['batch_size']}"

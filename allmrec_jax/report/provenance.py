@@ -107,7 +107,7 @@ def budget_words(results: Mapping[str, Any], runs: Mapping[str, Path]) -> list[s
     words = [f"preset {settings['preset']}"] if settings.get("preset") else []
     if row is not None:
         steps = [
-            f"{TRAINED.get(node['kind'], node['kind'])} {node['steps']:,} {node['unit']} of batch {node['batch_size']}"
+            f"{TRAINED.get(node['kind'], node['kind'])} {node['steps']:,} {node['unit']}{facts.of_batch(node)}"
             for node in row["trainings"]
         ]
         words.append(f"{row['system']}: {', '.join(steps)}")

@@ -49,7 +49,7 @@ class _Training(TypedDict):
     seed: int
     steps: Count
     unit: str
-    batch_size: Count
+    batch_size: Count | None
     seconds: float | None
 
 

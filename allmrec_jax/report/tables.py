@@ -14,6 +14,7 @@ from allmrec_jax.report.facts import (
     heading,
     is_speed,
     main_metric,
+    of_batch,
     published,
     row_name,
     run_of,
@@ -291,7 +292,7 @@ def training_words(node: Mapping[str, Any]) -> str:
     took = "" if node["seconds"] is None else f", {node['seconds']:,.0f} s"
     return (
         f"{node['kind']} {node['identity'][:12]} (preset {node['preset']}{changes}, seed {node['seed']}): "
-        f"{node['steps']:,} {node['unit']} of batch {node['batch_size']}{took}"
+        f"{node['steps']:,} {node['unit']}{of_batch(node)}{took}"
     )
 
 

@@ -1,9 +1,10 @@
 """The trainings of rows: their identities, commands and changes."""
 
+import click
 import pytest
 from tiny_place import recipes
 
-from allmrec_jax import cli
+from allmrec_jax.commands.train import command as train
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.experiments.graph import Workplace, effective_changes, parse_changes, trainings_of
@@ -38,7 +39,7 @@ def test_every_kind_has_a_command_that_takes_the_planned_options(place):
     names = [name for name in known_rows() if name != "RECFORMER"]  # there is no Longformer here
     for node in trainings_of(at_seeds(recipes(**given), names, 1, 1)):
         words = work.command(node)
-        command = cli.train.get_command(None, words[1])
+        command = train.get_command(click.Context(train), words[1])
         command.make_context(words[1], words[2:])  # raises on an unknown option or a bad value
         assert node.settings.learning_rate == 0.5
 
