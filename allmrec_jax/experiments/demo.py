@@ -83,8 +83,9 @@ def make_demo(
     stage1 = step("train stage1", "train", "stage1", *common, "--cf", cf, "--sentence-encoder", sentence_encoder)
     stage2 = step("train stage2", "train", "stage2", *common, "--cf", cf, "--stage1", stage1, "--llm", llm)
     asked = ("--oracle", raw / "oracle.npz", "--llm", llm, "--seed", str(seed), "--max-users", str(max_users))
-    asked = (*asked, "--preset", "paper")  # how titles are generated
-    step("eval overall", "eval", "overall", *devices, "--data", data, "--runs", stage2, *asked, "--out", out)
+    generation = ("--preset", "paper")
+    asked_of = (*devices, "--data", data, "--runs", stage2)
+    step("eval overall", "eval", "overall", *asked_of, *asked, *generation, "--out", out)
     record_steps(out, steps)
     page = step("report", "report", out, cf, stage1, stage2, "--data", data)
     show(out, steps, page)

@@ -117,8 +117,10 @@ def test_a_training_begins_as_soon_as_what_it_builds_on_is_there(place, monkeypa
         path = work.path(node)
         (path / "export").mkdir(parents=True)
         (path / "export" / "x").touch()
-        (path / "run.json").write_text(json.dumps({"identity": work.identity(node)}))
-        (path / "DONE").touch()
+        data = {"name": work.dataset.name, "hash": work.dataset.hash}
+        about = {"kind": node.kind, "settings": {}, "seed": node.seed, "data": data, "upstream": {}}
+        (path / "run.json").write_text(json.dumps({**about, "identity": work.identity(node)}))
+        (path / "DONE").write_text("{}")
         if name.startswith("stage2"):
             last.set()
         return {"seconds": 1.0, "peak_mib": 100}
