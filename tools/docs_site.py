@@ -62,6 +62,8 @@ def gather(out: Path) -> None:
         if source.suffix == ".ipynb":
             text = notebook_page(json.loads(text))
         text = readme_results.filled(name, text)
+        if name.startswith("docs/results/"):
+            text = f'<div class="results" markdown="1">\n\n{text}\n</div>\n'
         target.write_text(outside_code(relinked(text, name, places), equations), encoding="utf-8")
 
 

@@ -22,10 +22,12 @@ from typing import Any
 from allmrec_jax.markdown import escaped
 from allmrec_jax.report.export import table_markdown
 from allmrec_jax.report.facts import OURS, compare, heading, is_speed, main_metric
+from allmrec_jax.report.figures import Row, bars
 from allmrec_jax.report.findings import findings
 from allmrec_jax.report.paper import hit_at_1
 from allmrec_jax.report.provenance import budget_words, machine_words, merged, of_evaluation
 from allmrec_jax.report.tables import all_tables
+from allmrec_jax.report.words import tone
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -35,7 +37,7 @@ INTRODUCTION = """\
 The language model here is `opt-nano` (3.4 million parameters, trained on generated lists), the sentence encoder
 `sbert-nano`, so these tables show that the machinery works, not what OPT-6.7B would reach. Preset `small` also has two
 settings that the paper does not have, both off in `paper` and `official`: see
-[docs/embedded_models.md](docs/embedded_models.md)."""
+[Embedded models](docs/embedded_models.md)."""
 
 IN_SHORT = {
     "Oracle": ", a bound: it knows what the data were drawn from",
@@ -160,6 +162,19 @@ def page(data: str) -> str:
         commands, said = results["commands"] if results["commands"] != said else (), results["commands"]
         parts.append("## " + kept_table(name, {**results, "commands": commands}))
     return "\n\n".join(parts) + "\n"
+
+
+def drawn(data: str) -> str:
+    """Table 1 as bars with their intervals: all users, warm and cold items, along one axis."""
+    (results,) = [results for _, results in tables_of(data) if results["settings"].get("table") == "table1"]
+    systems, titles = results["systems"], {"all": "all users", "warm": "warm items", "cold": "cold items"}
+    limit = max(row[part]["hit@1"][2] for row in systems.values() for part in titles if part in row)
+    panels = []
+    for part, title in titles.items():
+        rows = [Row(name, row[part]["hit@1"], tone(name)) for name, row in systems.items() if part in row]
+        svg = bars(rows, f"Hit@1 of each system, {title}", limit=limit, chance=0.05)
+        panels.append(f"<figure><figcaption>{heading(results)}, Hit@1, {title}</figcaption>{svg}</figure>")
+    return '<div class="panels">' + "".join(panels) + "</div>\n"
 
 
 def embedded(results: Mapping[str, Any]) -> str:
@@ -379,7 +394,10 @@ def same_protocol() -> str:
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": in_short},
     "docs/results/index.md": {"results": section},
-    **{f"docs/results/{data}.md": {"tables": functools.partial(page, data)} for data in DATA},
+    **{
+        f"docs/results/{data}.md": {"figures": functools.partial(drawn, data), "tables": functools.partial(page, data)}
+        for data in DATA
+    },
     "docs/parity.md": {"parity": parity_table, "selftest": selftest, "same-protocol": same_protocol},
 }
 """What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on each page; links are from the repository's root."""

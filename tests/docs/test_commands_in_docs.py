@@ -2,11 +2,13 @@
 
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from allmrec_jax.cli import allmrec
 
@@ -30,8 +32,9 @@ def shown(text: str) -> Iterator[tuple[str, bool]]:
 
 def check(line: str, whole: bool) -> None:
     """Raises a ``click.UsageError`` for what the command would not take."""
-    line = re.sub(r"\$\w+", "0", line.partition(" | ")[0].rstrip(")"))
+    line = re.sub(r"\$\w+", "0", re.split(r" [|>] ", line)[0].rstrip(")"))
     words = shlex.split(line)[1:]
+    complete = [word for word in words if word != "…"]
     command: click.Command = allmrec
     context = click.Context(command, info_name="allmrec")
     while isinstance(command, click.Group):
@@ -51,10 +54,14 @@ def check(line: str, whole: bool) -> None:
     for parameter in command.params:
         value = options.get(parameter.name)
         given = value not in (None, (), []) and type(value).__name__ != "Sentinel"
-        if given and isinstance(parameter, click.Option) and not isinstance(parameter.type, click.Path):
+        if whole and given and isinstance(parameter, click.Option) and not isinstance(parameter.type, click.Path):
             parameter.type_cast_value(context, value)
         if whole and parameter.required and not given:
             raise click.UsageError(f"{parameter.name} is missing")
+    if whole and "--print-config" in context.command.get_help(context) and "--config" not in complete:
+        told = CliRunner().invoke(allmrec, [*complete, "--print-config"])  # resolves models, presets and settings
+        if told.exception:
+            raise click.UsageError(str(told.exception))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -80,3 +87,13 @@ def test_commands_exist(page: Path) -> None:
 def test_wrong_commands_are_found(line: str) -> None:
     with pytest.raises(click.UsageError):
         check(line, whole=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_python_compiles(page: Path) -> None:
+    for language, block in FENCED.findall(page.read_text(encoding="utf-8")):
+        if language == "python":
+            source = (
+                f"def block():\n{textwrap.indent(block, '    ')}" if re.search(r"^ *return ", block, re.M) else block
+            )
+            compile(source, str(page), "exec")
