@@ -11,6 +11,7 @@ and the CF model's own vectors none.
 import dataclasses
 import difflib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -102,14 +103,16 @@ class Catalogue:
         return cls([*dataset.titles, *(item.title for item in new)], raw_ids, dataset.num_items)
 
     def find(self, name: str) -> int:
-        """The item with this id, or with this title (case and white space aside).
+        """The item with this id, or with this title (case and white space aside, and where its article stands).
+
+        MovieLens writes ``Matrix, The (1999)``; ``The Matrix (1999)`` is found too.
 
         Raises:
             UserError: there is none (the nearest titles are suggested), or several items have this title.
         """
         if name in self._by_id:
             return self._by_id[name]
-        found = self._by_title.get(_plain(name), [])
+        found = self._by_title.get(_plain(name), []) or self._by_article.get(_article_first(_plain(name)), [])
         if len(found) == 1:
             return found[0]
         if found:
@@ -126,6 +129,13 @@ class Catalogue:
         items: dict[str, list[int]] = {}
         for item, title in enumerate(self.titles[1:], start=1):
             items.setdefault(_plain(title), []).append(item)
+        return items
+
+    @cached_property
+    def _by_article(self) -> dict[str, list[int]]:
+        items: dict[str, list[int]] = {}
+        for title, found in self._by_title.items():
+            items.setdefault(_article_first(title), []).extend(found)
         return items
 
     @cached_property
@@ -378,6 +388,11 @@ def stand_ins(texts: Float[np.ndarray, "M+1 L"], trained: Bool[np.ndarray, "M+1"
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
+
+
+def _article_first(title: str) -> str:
+    """``matrix, the (1999)`` as ``the matrix (1999)``."""
+    return re.sub(r"^(.*), (the|a|an)( \(\d{4}\))?$", r"\2 \1\3", title)
 
 
 def _nearest(name: str, shown: dict[str, str]) -> str:

@@ -176,6 +176,8 @@ def test_items_are_found_by_id_and_by_title(dataset: Dataset):
     assert catalogue.find("B005") == 5
     assert catalogue.find("  orbit   5 ") == 5
     assert catalogue.find("a comet returns") == N + 1
+    films = Catalogue.of(dataset, [NewItem("m", "Matrix, The (1999)")])
+    assert films.find("The Matrix (1999)") == films.find("matrix, the (1999)") == N + 1
     with pytest.raises(UserError, match=r"2 items are titled 'Orbit 9'.*B009, B010"):
         catalogue.find("Orbit 9")
     with pytest.raises(UserError, match=r"nearest: 'A Comet Returns'"):
