@@ -3,7 +3,6 @@
 Names that become names of files or folders of the report (``settings.table``, a run's identity) are plain ones.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, first_line
 from allmrec_jax.fileio import read_json
 from allmrec_jax.prompts import STYLES
 from allmrec_jax.report import facts, paper
-from allmrec_jax.runs import load_run
 
 if TYPE_CHECKING:
     import polars as pl
@@ -126,18 +124,11 @@ class _Results(TypedDict):
     commands: NotRequired[list[str]]
 
 
-class _RunData(TypedDict):
-    name: str
-    hash: str
-
-
 class _Run(TypedDict):
-    kind: str
+    """Beyond what :func:`allmrec_jax.runs.load_run` checks."""
+
     identity: Identity
-    settings: dict[str, Any]
-    seed: int
     upstream: dict[str, str]
-    data: NotRequired[_RunData]
     versions: NotRequired[dict[str, str]]
     machine: NotRequired[_Machine]
     command: NotRequired[list[str]]
@@ -183,6 +174,8 @@ def read_run(directory: Path) -> dict[str, Any]:
     Raises:
         UserError: the run is not finished, or its ``run.json`` is damaged or of another structure.
     """
+    from allmrec_jax.runs import load_run
+
     about = load_run(directory)
     return _checked(directory / "run.json", about, _Run, "train this run again")
 
@@ -199,30 +192,16 @@ def read_export(directory: Path, name: str) -> dict[str, Any]:
     return read_json(path, _Exported, "train this run again") if path.is_file() else {}
 
 
-def read_log(directory: Path) -> list[dict[str, float]]:
-    """The logged steps of a run's ``metrics.jsonl``; a line cut short by a kill is left out, as are values that are not
-    finite.
+def read_log(directory: Path) -> list[dict[str, Any]]:
+    """The logged steps of a run's ``metrics.jsonl``, without values that are not finite.
 
     Raises:
         UserError: a line is no object of numbers, or has no step.
     """
-    path = directory / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    found = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                logged = msgspec.convert(json.loads(line), dict[str, float])
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}, line {number}: {_reason(error)}; train this run again") from error
-            if "step" not in logged or not math.isfinite(logged["step"]):
-                raise UserError(f"{path}, line {number}: no step; train this run again")
-            values = {key: value for key, value in logged.items() if math.isfinite(value)}
-            found.append({**values, "step": int(logged["step"])})
-    return found
+    from allmrec_jax.training.metrics import read_lines
+
+    lines = read_lines(directory / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if math.isfinite(value)} for line in lines]
 
 
 def read_not_made(directory: Path) -> dict[str, str]:
@@ -254,7 +233,7 @@ def read_answers(directory: Path) -> "pl.DataFrame":
     try:
         frame = frame.with_columns(pl.col(name).cast(kind) for name, kind in expected.items())
     except pl.exceptions.PolarsError as error:
-        raise UserError(f"{path}: {_reason(error)}; {again}") from error
+        raise UserError(f"{path}: {first_line(error)}; {again}") from error
     always = ("user", "seed", "target", "rank", "system", "slices", "candidates", "scores")
     if frame.is_empty() or any(frame[name].has_nulls() for name in always):
         raise UserError(f"{path}: empty, or a value is missing; {again}")
@@ -311,12 +290,6 @@ def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
 def _checked(path: Path, value: Any, kind: Any, remedy: str) -> Any:
     try:
         msgspec.convert(value, kind)
-    except (msgspec.ValidationError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path}: {_reason(error)}; {remedy}") from error
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise UserError(f"{path}: {first_line(error)}; {remedy}") from error
     return value
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -7,9 +7,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from allmrec_jax.errors import UserError, first_line
 from allmrec_jax.fileio import write_text, writes, writing
 
 
@@ -109,8 +111,21 @@ class MetricsLogger:
 
 
 def read_lines(path: Path | str) -> list[dict[str, Any]]:
-    """The logged steps of a ``metrics.jsonl``, ascending; a line cut short by a kill is left out."""
-    if not Path(path).is_file():
+    """The logged steps of a ``metrics.jsonl``, ascending; a line cut short by a kill is left out.
+
+    Raises:
+        UserError: a line is no JSON object of numbers, or has no step.
+    """
+    path, found = Path(path), []
+    if not path.is_file():
         return []
-    lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            logged = json.loads(line)
+            msgspec.convert(logged, dict[str, float])
+            if not isinstance(logged.get("step"), int):
+                raise ValueError("no whole number 'step'")
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: {first_line(error)}; train this run again") from error
+        found.append(logged)
+    return found

@@ -467,7 +467,7 @@ def test_valid_json_of_another_structure_is_read_or_refused_in_a_line(made: Path
     whole[0] = fuller(whole[0]) if file == "results.json" else whole[0]
     cases = [(place, other) for place in paths_in(whole[0]) for other in STRANGE]
     refused = 0
-    chosen = np.random.default_rng(0).choice(len(cases), min(120, len(cases)), replace=False)
+    chosen = np.random.default_rng(0).choice(len(cases), min(50, len(cases)), replace=False)
     for number in chosen.tolist():
         place, other = cases[number]
         documents = [changed(whole[0], place, other), *whole[1:]]
@@ -505,7 +505,7 @@ def test_names_of_tables_and_runs_are_plain(made: Path, tmp_path: Path, name: st
     shutil.copytree(made / "checkpoints" / "made-up" / "cf" / identity_of("cf")[:12], run)
     about = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(about | {"identity": name}))
-    with pytest.raises(UserError, match=r"\$\.identity"):
+    with pytest.raises(UserError, match="identity"):
         write_report(tmp_path / "in" / "site", ReportSources([made / "results"], [run]))
     assert not (tmp_path / "in").exists()
 
