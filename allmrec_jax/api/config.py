@@ -1,8 +1,8 @@
-"""What a training is to be like, from a file and from ``SETTING=VALUE`` lines."""
+"""What a training is to be like, from a file."""
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ COMMON = {"preset": str, "seed": int, "model": str, "llm": str, "sentence_encode
 
 
 class Config(NamedTuple):
-    """What a file or lines say.
+    """What a file says.
 
     Attributes:
         common: of :data:`COMMON`, those that are said.
@@ -82,30 +82,6 @@ def read_config(path: str | os.PathLike[str], kinds: Sequence[str]) -> Config:
     return Config(common, settings)
 
 
-def parse_lines(lines: Iterable[str], kinds: Sequence[str]) -> Config:
-    """Reads ``KIND.SETTING=VALUE`` lines; where one kind is trained, also ``SETTING=VALUE``.
-
-    Raises:
-        UserError: a line of another form, an unknown kind or setting, or a value of another type.
-    """
-    settings: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        target, equals, value = line.partition("=")
-        kind, dot, name = target.strip().partition(".")
-        if not dot and len(kinds) == 1:
-            kind, name = kinds[0], kind
-        form = "SETTING=VALUE" if len(kinds) == 1 else f"KIND.SETTING=VALUE, with a kind of {', '.join(kinds)},"
-        if not equals or not name:
-            raise UserError(f"--set {line}: {form} is expected")
-        if kind not in kinds:
-            raise UserError(
-                f"--set {line}: {kind!r} is not trained here{did_you_mean(kind, kinds) or ';'} {form} is expected"
-            )
-        of_kind = settings.setdefault(kind, {})
-        of_kind |= _settings(KINDS[kind], {name.strip(): value.strip()}, f"--set {line}", key=False)
-    return Config({}, settings)
-
-
 def as_yaml(common: Mapping[str, Any], settings: Mapping[str, Mapping[str, Any]]) -> str:
     """What :func:`read_config` reads."""
     import yaml
@@ -129,6 +105,6 @@ def _of_run(path: Path, about: Mapping[str, Any], kinds: Sequence[str]) -> Confi
     return Config(common, {named: _settings(KINDS[named], settings, f"{path}: settings.")})
 
 
-def _settings(record: TrainingKind, given: Mapping[Any, Any], where: str, *, key: bool = True) -> dict[str, Any]:
+def _settings(record: TrainingKind, given: Mapping[Any, Any], where: str) -> dict[str, Any]:
     names = {given_name: str(given_name).replace("-", "_") for given_name in given}
-    return {name: record.convert(name, given[each], f"{where}{each}" if key else where) for each, name in names.items()}
+    return {name: record.convert(name, given[each], f"{where}{each}") for each, name in names.items()}

@@ -18,7 +18,7 @@ from allmrec_jax.commands.options import (
     settings_options,
 )
 from allmrec_jax.commands.train_embedded import opt_nano, sbert_nano
-from allmrec_jax.trained.kinds import KINDS, TrainingKind
+from allmrec_jax.trained.kinds import KINDS, TrainingKind, parse_changes
 
 MODEL_OPTIONS = {
     "encoder": ("--sentence-encoder", "A sentence-transformers directory or hub name, or sbert-nano."),
@@ -68,13 +68,13 @@ def combine(
     Returns:
         the options, and settings by kind of training.
     """
-    from allmrec_jax.api.config import Config, parse_lines, read_config
+    from allmrec_jax.api.config import Config, read_config
 
     said = Config({}, {}) if config is None else read_config(config, kinds)
     own = given_on_command_line(list(options))
     common = {name: value for name, value in said.common.items() if name in options and name not in own}
     settings = {kind: dict(said.settings.get(kind, {})) for kind in kinds}
-    for kind, changes in parse_lines(lines, kinds).settings.items():
+    for kind, changes in parse_changes(lines, kinds).items():
         settings[kind] |= changes
     return {**options, **common}, settings
 

@@ -7,7 +7,6 @@ finished before anything runs.
 
 import dataclasses
 import functools
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,42 +79,6 @@ def effective_changes(kind: str, preset: str, given: Mapping[str, Any], **own: A
     settings = Training(kind, preset, model).settings
     wanted = {name: value for name, value in {**given, **own}.items() if hasattr(settings, name)}
     return model + tuple(sorted((name, value) for name, value in wanted.items() if getattr(settings, name) != value))
-
-
-def parse_changes(lines: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """``KIND.SETTING=VALUE`` lines as a dictionary by kind, values converted to the setting's type.
-
-    Raises:
-        UserError: a line of another form, an unknown kind or setting, or a value of another type.
-    """
-    changes: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        target, equals, value = line.partition("=")
-        kind, dot, name = target.partition(".")
-        if not (equals and dot) or kind not in KINDS:
-            raise UserError(f"--set {line}: KIND.SETTING=VALUE is expected, with a kind of {', '.join(KINDS)}")
-        by_model, presets = KINDS[kind].by_model, KINDS[kind].load_presets()
-        classes = {type(preset) for each in presets.values() for preset in (each.values() if by_model else [each])}
-        hints = {key: hint for cls in classes for key, hint in typing.get_type_hints(cls).items()}
-        if name not in hints:
-            raise UserError(f"--set {line}: {kind} has no setting {name!r}; known: {', '.join(sorted(hints))}")
-        changes.setdefault(kind, {})[name] = _convert(line, hints[name], value)
-    return changes
-
-
-def _convert(line: str, hint: Any, value: str) -> Any:
-    if typing.get_origin(hint) is typing.Literal:
-        if value not in typing.get_args(hint):
-            raise UserError(f"--set {line}: one of {', '.join(map(str, typing.get_args(hint)))} is expected")
-        return value
-    if hint is bool:
-        if value not in ("true", "false"):
-            raise UserError(f"--set {line}: true or false is expected")
-        return value == "true"
-    try:
-        return hint(value)
-    except ValueError:
-        raise UserError(f"--set {line}: a {hint.__name__} is expected") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from allmrec_jax.evaluation.results import RESULTS, data_record
 from allmrec_jax.evaluation.systems import is_baseline
 from allmrec_jax.experiments.answers import EvaluationProtocol, check_texts, evaluate_rows
 from allmrec_jax.experiments.execute import run_missing
-from allmrec_jax.experiments.graph import Row, Workplace, parse_changes
+from allmrec_jax.experiments.graph import Row, Workplace
 from allmrec_jax.experiments.plan import show_plan, write_slurm
 from allmrec_jax.experiments.rows import Recipes, at_seeds, choose
 from allmrec_jax.experiments.tables import TABLES, Case, PaperTable
@@ -25,7 +25,7 @@ from allmrec_jax.inference.decode import PRESETS as DECODING
 from allmrec_jax.outputs import Output
 from allmrec_jax.settings import resolve
 from allmrec_jax.sharding import parse_mesh, use_mesh
-from allmrec_jax.trained.kinds import preset_models
+from allmrec_jax.trained.kinds import parse_changes, preset_models
 from allmrec_jax.trained.sources import EvaluationSettings, prompts_at_once
 
 OF_ALL = Output("folder of results", signs=("*/results.json", "*/users.parquet"))

@@ -11,12 +11,12 @@ import click
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.experiments.execute import run_missing
-from allmrec_jax.experiments.graph import Row, Workplace, parse_changes
+from allmrec_jax.experiments.graph import Row, Workplace
 from allmrec_jax.experiments.plan import show_plan
 from allmrec_jax.experiments.rows import Recipes, choose
 from allmrec_jax.fileio import held, write_text
 from allmrec_jax.outputs import Output
-from allmrec_jax.trained.kinds import preset_models
+from allmrec_jax.trained.kinds import parse_changes, preset_models
 
 GRID = (
     "stage1.learning_rate=0.01,0.001,0.0005,0.0001",

@@ -5,7 +5,7 @@ training functions are named, and imported when they are asked for.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -234,3 +234,31 @@ def register_kind(kind: TrainingKind) -> TrainingKind:
 def preset_models(preset: str) -> dict[str, str]:
     """The pretrained models of a preset, by role."""
     return {role: names[preset] for kind in KINDS.values() for role, names in kind.models.items() if preset in names}
+
+
+def parse_changes(lines: Iterable[str], kinds: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+    """``KIND.SETTING=VALUE`` lines as a dictionary by kind; where one kind is trained, also ``SETTING=VALUE`` lines.
+
+    Args:
+        lines: as ``--set`` takes them.
+        kinds: those that are trained; all by default.
+
+    Raises:
+        UserError: a line of another form, an unknown kind or setting, or a value of another type.
+    """
+    kinds = list(KINDS) if kinds is None else kinds
+    changes: dict[str, dict[str, Any]] = {}
+    for line in lines:
+        target, equals, value = line.partition("=")
+        kind, dot, name = target.strip().partition(".")
+        if not dot and len(kinds) == 1:
+            kind, name = kinds[0], kind
+        form = "SETTING=VALUE" if len(kinds) == 1 else f"KIND.SETTING=VALUE, with a kind of {', '.join(kinds)},"
+        if not equals or not name:
+            raise UserError(f"--set {line}: {form} is expected")
+        if kind not in kinds:
+            near = did_you_mean(kind, kinds) or ";"
+            raise UserError(f"--set {line}: {kind!r} is not trained here{near} {form} is expected")
+        name = name.strip().replace("-", "_")
+        changes.setdefault(kind, {})[name] = KINDS[kind].convert(name, value.strip(), f"--set {line}")
+    return changes

@@ -7,10 +7,10 @@ from tiny_place import recipes
 from allmrec_jax.commands.train import command as train
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.experiments.graph import Workplace, effective_changes, parse_changes, trainings_of
+from allmrec_jax.experiments.graph import Workplace, effective_changes, trainings_of
 from allmrec_jax.experiments.plan import show_plan
 from allmrec_jax.experiments.rows import at_seeds, known_rows
-from allmrec_jax.trained.kinds import KINDS
+from allmrec_jax.trained.kinds import KINDS, parse_changes
 
 pytest_plugins = "tiny_place"
 
@@ -51,7 +51,7 @@ def test_changes_are_parsed_and_bad_ones_named():
         ("epochs=3", "KIND.SETTING=VALUE"),
         ("stage3.epochs=3", "KIND.SETTING=VALUE"),
         ("cf.speed=3", "no setting 'speed'"),
-        ("cf.epochs=many", "a int is expected"),
+        ("cf.epochs=many", "a whole number is expected"),
         ("stage2.schedule=steep", "one of constant, cosine"),
         ("stage2.user_vector=1", "true or false"),
     ):
