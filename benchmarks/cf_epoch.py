@@ -35,12 +35,12 @@ from allmrec_jax.parity.official import import_clone
 from allmrec_jax.rng import jax_key
 from allmrec_jax.runs import versions
 from allmrec_jax.training.cf import (
-    CFState,
     load_train_data,
     make_optimizer,
     steps_per_epoch,
     train_epoch,
 )
+from allmrec_jax.training.state import TrainState
 
 DIM, LENGTH, BATCH = 50, 50, 128
 OFFICIAL = {"pre_train.sasrec.model": ("SASRec",), "pre_train.sasrec.utils": ("WarpSampler",)}
@@ -172,7 +172,7 @@ def time_jax(dataset: Dataset, settings: CFSettings, repeats: int) -> dict[str, 
     """Seconds to compile, and of an epoch."""
     model = settings.module(dataset.num_users, dataset.num_items)
     params = model.init_params(jax_key(0, "cf-init"))
-    state, data = CFState(params, make_optimizer(settings).init(params)), load_train_data(dataset, settings)
+    state, data = TrainState(params, make_optimizer(settings).init(params)), load_train_data(dataset, settings)
     steps = steps_per_epoch(data, settings, dataset.num_users)
     started = time.perf_counter()
     epoch = train_epoch.lower(model, settings, steps, state, data, jax_key(0, "cf")).compile()

@@ -45,6 +45,7 @@ from allmrec_jax.pretrained.llm import load_opt
 from allmrec_jax.prompts import ITEM_SLOT, STYLES, USER_SLOT, TitleTable, build_prompts
 from allmrec_jax.runs import versions
 from allmrec_jax.training import stage1, stage1_batches, stage1_settings, stage2, stage2_batches, stage2_settings
+from allmrec_jax.training.state import CountedState, TrainState
 
 ITEMS = 500
 NEW_TOKENS = 32
@@ -149,7 +150,7 @@ def stage2_step(world: LanguageModel, repeats: int) -> dict[str, Any]:
     optimizer = stage2.make_optimizer(stage2_settings.PRESETS["paper"], 1000)
     step = stage2.make_step(world.model, optimizer)
     frozen = stage2.Frozen(world.params, jnp.asarray(world.latents))
-    state = stage2.Stage2State(jax.tree.map(jnp.copy, world.projectors), optimizer.init(world.projectors))
+    state = TrainState(jax.tree.map(jnp.copy, world.projectors), optimizer.init(world.projectors))
     losses: list[Any] = []
 
     def ours() -> Any:
@@ -309,9 +310,7 @@ def stage1_step(hidden: int, layers: int, heads: int, samples: int, length: int,
     alignment = model.alignment.init(jax.random.key(2), *shapes)["params"]
     state_params = {"alignment": alignment, "encoder": params}
     optimizer = stage1.make_optimizer(settings, 1000)
-    state = stage1.Stage1State(
-        jax.tree.map(jnp.copy, state_params), optimizer.init(state_params), jnp.zeros((), jnp.int32)
-    )
+    state = CountedState(jax.tree.map(jnp.copy, state_params), optimizer.init(state_params), jnp.zeros((), jnp.int32))
     rows = np.arange(samples, dtype=np.int32)
     part = stage1_batches.Stage1Batch(
         items, ids, lengths, None, users, rows, rows + samples, np.ones(samples, np.float32)

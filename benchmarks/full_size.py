@@ -99,9 +99,10 @@ def run_ours(trial: Trial) -> dict[str, Any]:
     from allmrec_jax.models.llm.int8 import quantize_params
     from allmrec_jax.models.llm.opt import OPT
     from allmrec_jax.models.projectors import init_params as init_projectors
-    from allmrec_jax.training.stage2 import Frozen, Stage2State, make_optimizer, make_step
+    from allmrec_jax.training.stage2 import Frozen, make_optimizer, make_step
     from allmrec_jax.training.stage2_batches import Stage2Batch
     from allmrec_jax.training.stage2_settings import PRESETS
+    from allmrec_jax.training.state import TrainState
 
     world, dtype = trial.world, jnp.dtype(trial.dtype)
     model, latents = OPT(world.config, dtype), jnp.asarray(world.latents)
@@ -110,7 +111,7 @@ def run_ours(trial: Trial) -> dict[str, Any]:
     optimizer = make_optimizer(PRESETS["paper"], 1000)
     step, soft = make_step(model, optimizer), SoftTokens(projectors, latents)
     decode = DecodeSettings(max_new_tokens=trial.new_tokens)
-    state = Stage2State(jax.tree.map(jnp.copy, projectors), optimizer.init(projectors))
+    state = TrainState(jax.tree.map(jnp.copy, projectors), optimizer.init(projectors))
 
     def train(size: int) -> None:
         nonlocal state

@@ -19,9 +19,10 @@ from allmrec_jax.runs import Run
 from allmrec_jax.sharding import MeshShape
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger
-from allmrec_jax.training.stage2 import Frozen, Stage2State, make_optimizer, make_step
+from allmrec_jax.training.stage2 import Frozen, make_optimizer, make_step
 from allmrec_jax.training.stage2_batches import Stage2Batch
 from allmrec_jax.training.stage2_settings import PRESETS
+from allmrec_jax.training.state import TrainState
 
 
 def attention(dtype: str) -> dict[str, float]:
@@ -73,7 +74,7 @@ def resume(world: World, dtype: str) -> dict[str, bool]:
 
     def train(out: Path, steps: int) -> Any:
         params = init_projectors(config.word_embed_proj_dim, USER_DIM, LATENT_DIM, jax.random.key(1))
-        state = Stage2State(params, optimizer.init(params))
+        state = TrainState(params, optimizer.init(params))
         run = Run.open(out, "data", "stage2", PRESETS["paper"], 0, "hash", {}, resume=True)
         with MetricsLogger(run.path, steps, quiet=True) as log:
             loop = LoopSettings(steps, log_every=1, save_every=2)
@@ -124,7 +125,7 @@ def _plan(config: OPTConfig, batch: int, length: int, dtype: str) -> dict[str, A
     )
     step: Any = make_step(OPT(config, jnp.dtype(dtype)), optimizer)
     given = Frozen(params, floats(501, LATENT_DIM)), Stage2Batch(prompts, floats(batch, USER_DIM))
-    found = step.lower(Stage2State(*state), *given).compile().memory_analysis()
+    found = step.lower(TrainState(*state), *given).compile().memory_analysis()
     kinds = planned.bytes
     estimate = kinds["activations"] + kinds["temporaries"]
     weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(params))

@@ -182,6 +182,7 @@ def cf_ours(task: Task, seed: int, clone: Path) -> dict[str, Any]:
     from allmrec_jax.rng import jax_key
     from allmrec_jax.settings import resolve
     from allmrec_jax.training import cf
+    from allmrec_jax.training.state import TrainState
 
     dataset = load_dataset(task.data)
     settings = resolve(CF_PRESETS["sasrec"], "paper", {"sampling": "with-replacement", "max_length": LENGTH})
@@ -193,7 +194,7 @@ def cf_ours(task: Task, seed: int, clone: Path) -> dict[str, Any]:
 
         def __init__(self) -> None:
             params = model.init_params(jax_key(seed, "cf-init"))
-            self.trained = cf.CFState(params, cf.make_optimizer(settings).init(params))
+            self.trained = TrainState(params, cf.make_optimizer(settings).init(params))
             self.number = 0
 
         def epoch(self) -> None:
@@ -351,6 +352,7 @@ def stage1_ours(task: Task, seed: int, clone: Path) -> dict[str, Any]:
     from allmrec_jax.rng import jax_key
     from allmrec_jax.settings import resolve
     from allmrec_jax.training import stage1, stage1_batches, stage1_settings
+    from allmrec_jax.training.state import CountedState
 
     dataset, rule = load_dataset(task.data), task.rules["stage1"]
     changes = {
@@ -381,7 +383,7 @@ def stage1_ours(task: Task, seed: int, clone: Path) -> dict[str, Any]:
             shapes = (np.zeros((1, cf.dim), np.float32), np.zeros((1, encoder.dim), np.float32))
             params = {"alignment": model.alignment.init(jax_key(seed, "stage1/init"), *shapes)["params"]}
             params["encoder"] = jax.tree.map(jnp.asarray, encoder.params)
-            self.trained = stage1.Stage1State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+            self.trained = CountedState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
         def epoch(self) -> None:
             first = int(self.trained.step)

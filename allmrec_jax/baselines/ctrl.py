@@ -31,14 +31,11 @@ from allmrec_jax.models.cf.sasrec import SASRecSettings
 from allmrec_jax.models.text_encoder import SentenceEncoder, tokenize_texts
 from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder
 from allmrec_jax.rng import jax_key, numpy_rng
-from allmrec_jax.runs import Run
 from allmrec_jax.settings import setting
 from allmrec_jax.training.cf import fit_cf
-from allmrec_jax.training.loop import LoopSettings, train_loop
-from allmrec_jax.training.metrics import MetricsLogger
-
-SAVE_EVERY = 500
-"""Steps of pre-training between checkpoints."""
+from allmrec_jax.training.loop import LoopSettings
+from allmrec_jax.training.run import SAVE_EVERY, TrainingRun
+from allmrec_jax.training.state import CountedState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +116,6 @@ PRESETS = {
 """``paper``: SASRec's as in A-LLMRec's paper. ``official``: what A-LLMRec's authors left of CTRL in their code."""
 
 
-class ContrastState(NamedTuple):
-    """What pre-training changes: ``params`` holds ``cf``, ``aligner`` and ``encoder``."""
-
-    params: Any
-    opt_state: Any
-    step: Int[Array, ""]
-
-
 class ContrastBatch(NamedTuple):
     """Users' histories up to some item and what tells them in words; empty rows have weight 0."""
 
@@ -175,7 +164,7 @@ def make_step(
     encoder: SentenceEncoder, model: CTRL, settings: ContrastSettings, seed: int
 ) -> tuple[
     optax.GradientTransformation,
-    Callable[[ContrastState, ContrastBatch], tuple[ContrastState, dict[str, jax.Array]]],
+    Callable[[CountedState, ContrastBatch], tuple[CountedState, dict[str, jax.Array]]],
 ]:
     """The optimizer and the jitted step of pre-training; the state is donated."""
     rates = {"encoder": settings.encoder_learning_rate, "rest": settings.learning_rate}
@@ -195,11 +184,11 @@ def make_step(
         return contrastive_loss(cf, text, batch.weights, settings.contrast, settings.temperature)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: ContrastState, batch: ContrastBatch) -> tuple[ContrastState, dict[str, jax.Array]]:
+    def step(state: CountedState, batch: ContrastBatch) -> tuple[CountedState, dict[str, jax.Array]]:
         key = jax_key(seed, "ctrl/dropout", state.step)
         loss, gradient = jax.value_and_grad(loss_fn)(state.params, batch, key)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        state = ContrastState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+        state = CountedState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
         return sharding.constrain((state, {"loss": loss}), P())
 
     return optimizer, sharding.on_mesh(step)
@@ -215,12 +204,12 @@ def pretrain(
     *,
     resume: bool,
     quiet: bool,
-) -> Run:
-    """The contrastive run; it exports the CF model's parameters."""
+) -> Path:
+    """The contrastive run, by its directory; it exports the CF model's parameters."""
     upstream = {"encoder": fingerprint(encoder)}
-    run = Run.open(out, dataset.name, "ctrl-contrast", settings, seed, dataset.hash, upstream, resume=resume)
-    if run.done:
-        return run
+    training = TrainingRun.open(dataset, "ctrl-contrast", settings, seed, out, upstream, resume=resume, quiet=quiet)
+    if training.done:
+        return training.path
     sampler = ContrastSampler(dataset, encoder, settings, seed)
     optimizer, step = make_step(encoder, model, settings, seed)
     shapes = [jax.ShapeDtypeStruct((1, dim), jnp.float32) for dim in (settings.dim, encoder.dim)]
@@ -229,18 +218,15 @@ def pretrain(
         "aligner": Aligner(settings.dim, settings.subspaces).lazy_init(jax_key(seed, "ctrl/init"), *shapes)["params"],
         "encoder": jax.tree.map(jnp.asarray, encoder.params),
     }
-    state = sharding.place(ContrastState(params, optimizer.init(params), jnp.zeros((), jnp.int32)))
     total_steps = settings.epochs * sampler.steps_per_epoch
     loop = LoopSettings(total_steps, save_every=SAVE_EVERY)
 
     def batch_at(index: int) -> ContrastBatch:
         return sharding.place_batch(sharding.fill_up(sampler(index)), sharding.AXES)
 
-    with MetricsLogger(run.path, total_steps, quiet=quiet) as log:
-        last, _ = train_loop(run, state, step, batch_at, loop, resume=resume, log=log)
-    save_arrays(run.export_path("params.safetensors"), jax.device_get(last.params["cf"]))
-    run.finish({"step": total_steps})
-    return run
+    state = training.fit(CountedState.start(params, optimizer), step, batch_at, loop)
+    save_arrays(training.export_path("params.safetensors"), jax.device_get(state.params["cf"]))
+    return training.finish({"step": total_steps})
 
 
 def train_ctrl(
@@ -273,11 +259,11 @@ def train_ctrl(
     require_titles(dataset, "CTRL")
     encoder = load_sentence_encoder(encoder_name, jnp.dtype(settings.dtype))
     upstream = {"encoder": fingerprint(encoder)}
-    run = Run.open(out, dataset.name, "ctrl", settings, seed, dataset.hash, upstream, resume=resume)
-    if not run.done:
-        model = settings.module(dataset.num_users, dataset.num_items)
-        before = pretrain(dataset, encoder, model, settings.pretraining, seed, out, resume=resume, quiet=quiet)
-        like = jax.eval_shape(model.init_params, jax_key(seed, "cf-init"))
-        params = jax.tree.map(jnp.asarray, load_arrays(before.path / "export" / "params.safetensors", like))
-        fit_cf(run, model, CTRLCF, params, dataset, settings, resume=resume, quiet=quiet)
-    return run.path
+    training = TrainingRun.open(dataset, "ctrl", settings, seed, out, upstream, resume=resume, quiet=quiet)
+    if training.done:
+        return training.path
+    model = settings.module(dataset.num_users, dataset.num_items)
+    before = pretrain(dataset, encoder, model, settings.pretraining, seed, out, resume=resume, quiet=quiet)
+    like = jax.eval_shape(model.init_params, jax_key(seed, "cf-init"))
+    params = jax.tree.map(jnp.asarray, load_arrays(before / "export" / "params.safetensors", like))
+    return fit_cf(training, model, CTRLCF, params, dataset, settings)

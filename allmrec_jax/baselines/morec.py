@@ -32,15 +32,12 @@ from allmrec_jax.models.cf.sequential import logits, torch_uniform
 from allmrec_jax.models.text_encoder import SentenceEncoder, TokenTable, encode_table, tokenize_texts
 from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder, save_sentence_encoder
 from allmrec_jax.rng import jax_key, numpy_rng
-from allmrec_jax.runs import Run
 from allmrec_jax.settings import setting
 from allmrec_jax.training.cf import export_cf
 from allmrec_jax.training.cf_validation import make_validation
-from allmrec_jax.training.loop import LoopSettings, train_loop
-from allmrec_jax.training.metrics import MetricsLogger
-
-SAVE_EVERY = 500
-"""Steps between checkpoints."""
+from allmrec_jax.training.loop import LoopSettings
+from allmrec_jax.training.run import SAVE_EVERY, TrainingRun
+from allmrec_jax.training.state import CountedState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +92,6 @@ PRESETS = {
     ),
 }
 """``paper``: d and batch of A-LLMRec's paper, the rest of MoRec's authors. ``small``: a few minutes on two cores."""
-
-
-class MoRecState(NamedTuple):
-    """What training changes: ``params`` holds ``sasrec`` (no table), ``head`` and ``encoder``."""
-
-    params: Any
-    opt_state: Any
-    step: Int[Array, ""]
 
 
 class MoRecBatch(NamedTuple):
@@ -175,18 +164,18 @@ def make_optimizer(settings: MoRecSettings) -> optax.GradientTransformation:
 
 def make_step(
     encoder: SentenceEncoder, settings: MoRecSettings, seed: int
-) -> Callable[[MoRecState, MoRecBatch], tuple[MoRecState, dict[str, jax.Array]]]:
+) -> Callable[[CountedState, MoRecBatch], tuple[CountedState, dict[str, jax.Array]]]:
     """The jitted training step; the state is donated."""
     optimizer = make_optimizer(settings)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: MoRecState, batch: MoRecBatch) -> tuple[MoRecState, dict[str, jax.Array]]:
+    def step(state: CountedState, batch: MoRecBatch) -> tuple[CountedState, dict[str, jax.Array]]:
         key = jax_key(seed, "morec/dropout", state.step)
         loss, gradient = jax.value_and_grad(lambda params: batch_loss(encoder, settings, params, batch, key))(
             state.params
         )
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        state = MoRecState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+        state = CountedState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
         return sharding.constrain((state, {"loss": loss}), P())
 
     return step
@@ -274,9 +263,9 @@ def train_morec(
     require_titles(dataset, "MoRec")
     encoder = load_sentence_encoder(encoder_name, jnp.dtype(settings.dtype))
     upstream = {"encoder": fingerprint(encoder)}
-    run = Run.open(out, dataset.name, "morec", settings, seed, dataset.hash, upstream, resume=resume)
-    if run.done:
-        return run.path
+    training = TrainingRun.open(dataset, "morec", settings, seed, out, upstream, resume=resume, quiet=quiet)
+    if training.done:
+        return training.path
     tokens = tokenize_texts(encoder, dataset.titles, settings.text_max_tokens)
     sampler = MoRecSampler(dataset, tokens, settings, seed)
     total_steps = settings.epochs * sampler.steps_per_epoch
@@ -291,41 +280,35 @@ def train_morec(
     texts = jax.ShapeDtypeStruct((1, encoder.dim), jnp.float32)
     head = Head(settings.dim).lazy_init(jax_key(seed, "morec/init", 1), texts)["params"]
     params = {"sasrec": sasrec, "head": head, "encoder": jax.tree.map(jnp.asarray, encoder.params)}
-    state = sharding.place(MoRecState(params, make_optimizer(settings).init(params), jnp.zeros((), jnp.int32)))
     validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0
     asked = ValidationSettings(settings.max_length, settings.validation_users, settings.validation_negatives)
     validate = make_validation(SASRec(config), dataset, asked, seed) if validates else None
 
-    def evaluate(state: MoRecState) -> dict[str, float]:
+    def evaluate(state: CountedState) -> dict[str, float]:
         assert validate is not None
         return validate(catalogue_params(encoder, settings, state.params, tokens))
 
     every = settings.evaluate_every * sampler.steps_per_epoch
-    with MetricsLogger(run.path, total_steps, quiet=quiet) as log:
-        last, best = train_loop(
-            run,
-            state,
-            sharding.on_mesh(make_step(encoder, settings, seed)),
-            lambda index: sharding.place_batch(sampler(index), sharding.AXES),
-            LoopSettings(
-                total_steps,
-                evaluate_every=every if validates else 0,
-                save_every=min(SAVE_EVERY, every),
-                patience=settings.patience if settings.choose == "best" else 0,
-            ),
-            evaluate=evaluate if validates else None,
-            monitor="ndcg@10" if settings.choose == "best" else None,
-            resume=resume,
-            log=log,
-        )
-    chosen = (best if settings.choose == "best" else last).params
+    chosen = training.fit(
+        CountedState.start(params, make_optimizer(settings)),
+        sharding.on_mesh(make_step(encoder, settings, seed)),
+        lambda index: sharding.place_batch(sampler(index), sharding.AXES),
+        LoopSettings(
+            total_steps,
+            evaluate_every=every if validates else 0,
+            save_every=min(SAVE_EVERY, every),
+            patience=settings.patience if settings.choose == "best" else 0,
+        ),
+        evaluate=evaluate if validates else None,
+        monitor="ndcg@10" if settings.choose == "best" else None,
+    ).params
+    run = training.run
     table = catalogue_params(encoder, settings, chosen, tokens)
     export_cf(run, "sasrec", config, table, SASRecCF(config, table, run.identity), dataset, settings.max_length)
     save_arrays(run.export_path("head.safetensors"), jax.device_get(chosen["head"]))
     trained = dataclasses.replace(encoder, params=jax.device_get(chosen["encoder"]))
     save_sentence_encoder(run.export_path("sentence_encoder"), trained)
-    run.finish({"step": run.best_step() or run.latest_step(), "encoder": str(encoder_name)})
-    return run.path
+    return training.finish({"step": run.best_step() or run.latest_step(), "encoder": str(encoder_name)})
 
 
 def require_titles(dataset: Dataset, system: str) -> None:

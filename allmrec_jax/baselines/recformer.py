@@ -44,17 +44,14 @@ from allmrec_jax.models.recformer import (
 )
 from allmrec_jax.pretrained.longformer import LoadedLongformer, as_recformer, load_longformer, nano_longformer
 from allmrec_jax.rng import jax_key, numpy_rng
-from allmrec_jax.runs import Run
 from allmrec_jax.settings import setting
 from allmrec_jax.training.cf_validation import ValidationBatch, candidate_metrics, load_validation
-from allmrec_jax.training.loop import LoopSettings, train_loop
-from allmrec_jax.training.metrics import MetricsLogger
+from allmrec_jax.training.loop import LoopSettings
+from allmrec_jax.training.progress import announce
+from allmrec_jax.training.run import SAVE_EVERY, TrainingRun
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-SAVE_EVERY = 500
-"""Steps between checkpoints."""
 
 TINY = LongformerConfig(
     hidden_size=64,
@@ -302,7 +299,7 @@ def _validate(
     return candidate_metrics(scores, batch.weight)
 
 
-class _Training(NamedTuple):
+class _Shared(NamedTuple):
     """What the three runs share."""
 
     dataset: Dataset
@@ -310,17 +307,13 @@ class _Training(NamedTuple):
     tokens: ItemTokens
     mask: int
     settings: RecformerSettings
-    seed: int
-    out: Path | str
-    resume: bool
-    quiet: bool
 
     def optimizer(self) -> optax.GradientTransformation:
         return optax.adam(self.settings.learning_rate)
 
-    def open(self, kind: str, upstream: dict[str, str]) -> Run:
-        data = self.dataset
-        return Run.open(self.out, data.name, kind, self.settings, self.seed, data.hash, upstream, resume=self.resume)
+    def start(self, params: Any, table: Any) -> RecformerState:
+        state = RecformerState(params, table, self.optimizer().init(params), jnp.zeros((), jnp.int32))
+        return sharding.place(state)
 
 
 def placed(batch: RecformerBatch) -> RecformerBatch:
@@ -328,41 +321,40 @@ def placed(batch: RecformerBatch) -> RecformerBatch:
     return sharding.place_batch(sharding.fill_up(batch), sharding.AXES)
 
 
-def _pretrain(run: Run, training: _Training, params: Any) -> None:
-    config, settings, seed = training.config, training.settings, training.seed
-    sampler = RecformerSampler(training.dataset, config, training.tokens, settings, seed, run.kind)
+def _pretrain(training: TrainingRun, shared: _Shared, params: Any) -> Path:
+    config, settings, kind = shared.config, shared.settings, training.run.kind
+    sampler = RecformerSampler(shared.dataset, config, shared.tokens, settings, training.seed, kind)
     total = settings.pretrain_epochs * sampler.steps_per_epoch
-    optimizer = training.optimizer()
-    state = sharding.place(RecformerState(params, jnp.zeros(()), optimizer.init(params), jnp.zeros((), jnp.int32)))
 
     def loss_fn(params: Any, table: Any, batch: RecformerBatch, key: jax.Array) -> Any:
-        return pretraining_loss(config, training.mask, settings, params, batch, key)
+        return pretraining_loss(config, shared.mask, settings, params, batch, key)
 
-    step = make_step(loss_fn, optimizer, seed, run.kind)
-    with MetricsLogger(run.path, total, quiet=training.quiet) as log:
-        loop = LoopSettings(total, save_every=SAVE_EVERY)
-        last, _ = train_loop(
-            run, state, step, lambda index: placed(sampler(index)), loop, resume=training.resume, log=log
-        )
-    save_arrays(run.export_path("params.safetensors"), {"encoder": jax.device_get(last.params["encoder"])})
-    run.finish({"step": total})
+    state = training.fit(
+        shared.start(params, jnp.zeros(())),
+        make_step(loss_fn, shared.optimizer(), training.seed, kind),
+        lambda index: placed(sampler(index)),
+        LoopSettings(total, save_every=SAVE_EVERY),
+    )
+    save_arrays(training.export_path("params.safetensors"), {"encoder": jax.device_get(state.params["encoder"])})
+    return training.finish({"step": total})
 
 
-def _finetune(run: Run, training: _Training, params: Any, table: np.ndarray | None) -> tuple[Any, np.ndarray]:
+def _finetune(
+    training: TrainingRun, shared: _Shared, params: Any, table: np.ndarray | None
+) -> tuple[Any, Float[np.ndarray, "N+1 D"]]:
     """One fine-tuning stage: with ``table`` frozen, or made anew before each epoch where it is ``None``."""
-    config, settings, seed, tokens = training.config, training.settings, training.seed, training.tokens
-    sampler = RecformerSampler(training.dataset, config, tokens, settings, seed, run.kind)
+    config, settings, tokens, kind = shared.config, shared.settings, shared.tokens, training.run.kind
+    sampler = RecformerSampler(shared.dataset, config, tokens, settings, training.seed, kind)
     total = settings.epochs * sampler.steps_per_epoch
     refreshes = table is None
-    start = item_table(config, params["encoder"], tokens) if table is None else table
-    optimizer = training.optimizer()
-    state = RecformerState(params, jnp.asarray(start), optimizer.init(params), jnp.zeros((), jnp.int32))
-    state = sharding.place(state)
+    if table is None:
+        with announce("encoding the item table", training.quiet):
+            table = item_table(config, params["encoder"], tokens)
 
     def loss_fn(params: Any, table: Any, batch: RecformerBatch, key: jax.Array) -> Any:
         return finetuning_loss(config, params, table, batch, key)
 
-    jitted = make_step(loss_fn, optimizer, seed, run.kind)
+    jitted = make_step(loss_fn, shared.optimizer(), training.seed, kind)
 
     def step(
         state: RecformerState, numbered: tuple[int, RecformerBatch]
@@ -374,18 +366,14 @@ def _finetune(run: Run, training: _Training, params: Any, table: np.ndarray | No
         return jitted(state, batch)
 
     every = settings.evaluate_every * sampler.steps_per_epoch
-    with MetricsLogger(run.path, total, quiet=training.quiet) as log:
-        _, best = train_loop(
-            run,
-            state,
-            step,
-            lambda index: (index, placed(sampler(index))),
-            LoopSettings(total, evaluate_every=every, save_every=min(SAVE_EVERY, every), patience=settings.patience),
-            evaluate=make_validation(training.dataset, config, tokens, settings, seed),
-            monitor="ndcg@10",
-            resume=training.resume,
-            log=log,
-        )
+    best = training.fit(
+        shared.start(params, jnp.asarray(table)),
+        step,
+        lambda index: (index, placed(sampler(index))),
+        LoopSettings(total, evaluate_every=every, save_every=min(SAVE_EVERY, every), patience=settings.patience),
+        evaluate=make_validation(shared.dataset, config, tokens, settings, training.seed),
+        monitor="ndcg@10",
+    )
     return jax.device_get(best.params), np.asarray(best.table)
 
 
@@ -422,32 +410,35 @@ def train_recformer(
     made = as_recformer(loaded, settings.attention_window, settings.max_items, seed)
     _check_length(made, settings)
     upstream = {} if scratch else {"longformer": loaded.fingerprint}
-    run = Run.open(out, dataset.name, settings.kind, settings, seed, dataset.hash, upstream, resume=resume)
-    if run.done:
-        return run.path
+
+    def opened(kind: str) -> TrainingRun:
+        return TrainingRun.open(dataset, kind, settings, seed, out, upstream, resume=resume, quiet=quiet)
+
+    training = opened(settings.kind)
+    if training.done:
+        return training.path
     config = RecformerConfig(made.config, made.start, settings.temperature, settings.max_tokens)
     tokens = catalogue_tokens(made.tokenizer, dataset, settings)
-    training = _Training(dataset, config, tokens, made.mask, settings, seed, out, resume, quiet)
+    shared = _Shared(dataset, config, tokens, made.mask, settings)
 
-    before = training.open(f"{run.kind}-pretrain", upstream)
+    before = opened(f"{settings.kind}-pretrain")
     if not before.done:
-        _pretrain(before, training, jax.tree.map(jnp.asarray, made.params))
-    first = training.open(f"{run.kind}-stage1", upstream)
+        _pretrain(before, shared, jax.tree.map(jnp.asarray, made.params))
+    first = opened(f"{settings.kind}-stage1")
     if not first.done:
         params = jax.tree.map(jnp.asarray, load_arrays(before.path / "export" / "params.safetensors"))
-        best, table = _finetune(first, training, params, None)
+        best, table = _finetune(first, shared, params, None)
         save_arrays(first.export_path("params.safetensors"), best)
         save_arrays(first.export_path("items.safetensors"), {"table": table})
-        first.finish({"step": first.best_step()})
+        first.finish({"step": first.run.best_step()})
     params = jax.tree.map(jnp.asarray, load_arrays(first.path / "export" / "params.safetensors"))
     table = load_arrays(first.path / "export" / "items.safetensors")["table"]
-    best, table = _finetune(run, training, params, table)
-    model = RecformerCF(config, best["encoder"], table, tokens, run.identity)
-    model.save(run.export_path("cf.json").parent)
+    best, table = _finetune(training, shared, params, table)
+    model = RecformerCF(config, best["encoder"], table, tokens, training.run.identity)
+    model.save(training.export_path("cf.json").parent)
     card = {"model": "recformer", "config": dataclasses.asdict(config)}
-    write_text(run.export_path("cf.json"), json.dumps(card, indent=2) + "\n")
-    run.finish({"step": run.best_step(), "longformer": None if scratch else str(longformer_name)})
-    return run.path
+    write_text(training.export_path("cf.json"), json.dumps(card, indent=2) + "\n")
+    return training.finish({"step": training.run.best_step(), "longformer": None if scratch else str(longformer_name)})
 
 
 def load_start(settings: RecformerSettings, seed: int, longformer: str | Path) -> LoadedLongformer:

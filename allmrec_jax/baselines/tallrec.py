@@ -41,11 +41,10 @@ from allmrec_jax.pretrained.llm import check_llm, llm_hash
 from allmrec_jax.pretrained.peft import LoRA, save_adapter
 from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables
 from allmrec_jax.rng import jax_key
-from allmrec_jax.runs import Run
 from allmrec_jax.settings import setting
-from allmrec_jax.training.loop import LoopSettings, train_loop
-from allmrec_jax.training.metrics import MetricsLogger
-from allmrec_jax.training.stage2 import SAVE_EVERY, loss_behind, make_optimizer
+from allmrec_jax.training.loop import LoopSettings
+from allmrec_jax.training.run import SAVE_EVERY, TrainingRun
+from allmrec_jax.training.stage2 import loss_behind, make_optimizer
 from allmrec_jax.training.stage2_batches import Stage2Batch, Stage2Sampler, pad_batch
 from allmrec_jax.training.stage2_settings import Stage2Settings
 
@@ -231,9 +230,9 @@ def train_tallrec(
     """
     check_llm(llm_name, jnp.dtype(settings.dtype))
     upstream = {"llm": llm_hash(llm_name)}
-    run = Run.open(out, dataset.name, settings.kind, settings, seed, dataset.hash, upstream, resume=resume)
-    if run.done:
-        return run.path
+    training = TrainingRun.open(dataset, settings.kind, settings, seed, out, upstream, resume=resume, quiet=quiet)
+    if training.done:
+        return training.path
     plain, llm_params = load_llm(llm_name, settings.dtype, remat=settings.remat)
     llm = dataclasses.replace(plain, lora_dropout=settings.dropout)
     tables = prompt_tables(llm_name, llm.config, dataset.titles, settings.title_max_tokens)
@@ -247,37 +246,31 @@ def train_tallrec(
     evaluate = None
     if settings.choose == "best":
         evaluate = make_validation(dataset, plain, llm_params, tables, settings, seed)
-    with MetricsLogger(run.path, total_steps, quiet=quiet) as log:
-        last, best = train_loop(
-            run,
-            state,
-            lambda state, prompts: step(state, llm_params, prompts),
-            lambda index: sharding.place_batch(make_batch(sampler, settings, index)),
-            LoopSettings(
-                total_steps=total_steps,
-                evaluate_every=epoch_steps if evaluate else 0,
-                save_every=min(SAVE_EVERY, epoch_steps),
-                patience=settings.patience,
-            ),
-            evaluate=evaluate,
-            monitor="hit@1" if evaluate else None,
-            resume=resume,
-            log=log,
-        )
-    chosen = last if settings.choose == "last" else best
+    chosen = training.fit(
+        state,
+        lambda state, prompts: step(state, llm_params, prompts),
+        lambda index: sharding.place_batch(make_batch(sampler, settings, index)),
+        LoopSettings(
+            total_steps=total_steps,
+            evaluate_every=epoch_steps if evaluate else 0,
+            save_every=min(SAVE_EVERY, epoch_steps),
+            patience=settings.patience,
+        ),
+        evaluate=evaluate,
+        monitor="hit@1" if evaluate else None,
+    )
     lora = LoRA(jax.device_get(chosen.adapter), settings.alpha)
-    save_adapter(run.export_path("adapter"), lora, dropout=settings.dropout, base_model=str(llm_name))
-    write_text(run.export_path("tallrec.json"), json.dumps({"llm": str(llm_name)}, indent=2) + "\n")
-    run.finish(
+    save_adapter(training.export_path("adapter"), lora, dropout=settings.dropout, base_model=str(llm_name))
+    write_text(training.export_path("tallrec.json"), json.dumps({"llm": str(llm_name)}, indent=2) + "\n")
+    return training.finish(
         {
-            "steps": int(last.step),
+            "steps": training.run.latest_step(),
             "samples": len(sampler),
             "compiled_shapes": len(sampler.shapes),
             "titles_cut": tables.titles.cut,
             "history_items_dropped": sampler.dropped,
         }
     )
-    return run.path
 
 
 def make_validation(

@@ -46,6 +46,7 @@ from allmrec_jax.prompts import (
     tokenize,
 )
 from allmrec_jax.training import cf, stage1, stage1_batches, stage1_settings, stage2, stage2_batches, stage2_settings
+from allmrec_jax.training.state import CountedState, TrainState
 
 SASREC = SASRecConfig(cases.ITEMS, cases.DIM, cases.BLOCKS, cases.HEADS, cases.LENGTH, cases.DROPOUT)
 CF = dataclasses.replace(CF_PRESETS["sasrec"]["official"], learning_rate=CF_RATE, beta2=BETA2)
@@ -247,7 +248,7 @@ def _stage1_training(theirs: Outputs, steps: Steps) -> Outputs:
     model, params = _stage1_model(), _stage1_params()
     optimizer = stage1.make_optimizer(STAGE1, steps.stage1)
     step = stage1.make_step(model, optimizer, 0)
-    state, losses = stage1.Stage1State(params, optimizer.init(params), jnp.zeros((), jnp.int32)), []
+    state, losses = CountedState(params, optimizer.init(params), jnp.zeros((), jnp.int32)), []
     for index in range(steps.stage1):
         state, metrics = step(state, _stack([_part(cases.sequences(index))]))
         losses.append(metrics["loss"])
@@ -424,7 +425,7 @@ def _stage2_training(theirs: Outputs, steps: Steps) -> Outputs:
     frozen, params = stage2.Frozen(llm_params, _latents()), _projector_params()
     optimizer = stage2.make_optimizer(STAGE2, steps.stage2)
     step = stage2.make_step(OPT(config), optimizer)
-    state, losses = stage2.Stage2State(params, optimizer.init(params)), []
+    state, losses = TrainState(params, optimizer.init(params)), []
     for index in range(steps.stage2):
         state, metrics = step(state, frozen, _batch(theirs, index))
         losses.append(metrics["loss"])

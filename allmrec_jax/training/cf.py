@@ -35,8 +35,9 @@ from allmrec_jax.models.cf.registry import CF_MODELS
 from allmrec_jax.rng import jax_key
 from allmrec_jax.runs import Run
 from allmrec_jax.training.cf_validation import make_validation
-from allmrec_jax.training.loop import LoopSettings, train_loop
-from allmrec_jax.training.metrics import MetricsLogger
+from allmrec_jax.training.loop import LoopSettings
+from allmrec_jax.training.run import TrainingRun
+from allmrec_jax.training.state import TrainState
 
 
 class Bucket(NamedTuple):
@@ -58,13 +59,6 @@ class TrainData(NamedTuple):
     buckets: tuple[Bucket, ...]
     free_below: Int[Array, "total"]
     """For each training item of each user, how many items below it the user has not got."""
-
-
-class CFState(NamedTuple):
-    """What training changes."""
-
-    params: Any
-    opt_state: Any
 
 
 def load_train_data(dataset: Dataset, settings: CFSettings) -> TrainData:
@@ -157,8 +151,8 @@ def batch_rows(key: jax.Array, users: int, total: int, steps: int, settings: CFS
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
 def train_epoch(
-    model: Trainable, settings: CFSettings, steps: int, state: CFState, data: TrainData, key: jax.Array
-) -> tuple[CFState, dict[str, Float[Array, ""]]]:
+    model: Trainable, settings: CFSettings, steps: int, state: TrainState, data: TrainData, key: jax.Array
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """One epoch, every draw of it made from ``key``; ``state`` is donated."""
     optimizer = make_optimizer(settings)
     total = sum(len(bucket.tokens) for bucket in data.buckets)
@@ -179,12 +173,12 @@ def train_epoch(
             counts.append(count)
         return sum(sums) / jnp.maximum(sum(counts), 1.0)  # a tiny batch may be all empty users
 
-    def step(state: CFState, inputs: Any) -> tuple[CFState, Float[Array, ""]]:
+    def step(state: TrainState, inputs: Any) -> tuple[TrainState, Float[Array, ""]]:
         batch, number = inputs
         step_key = jax.random.fold_in(jax.random.fold_in(key, len(data.buckets)), number)
         loss, grads = jax.value_and_grad(loss_fn)(state.params, batch, step_key)
         updates, opt_state = optimizer.update(grads, state.opt_state)
-        return CFState(optax.apply_updates(state.params, updates), opt_state), loss
+        return TrainState(optax.apply_updates(state.params, updates), opt_state), loss
 
     state, losses = jax.lax.scan(step, state, (rows, jnp.arange(steps)))
     return sharding.constrain((state, {"loss": jnp.mean(losses)}), P())
@@ -231,57 +225,49 @@ def train_cf(
     Raises:
         UserError: the data cannot be trained on, a setting is out of range, the loss is not finite, the disk is full.
     """
-    run = Run.open(out, dataset.name, "cf", settings, seed, dataset.hash, {}, resume=resume)
-    if run.done:
-        return run.path
+    training = TrainingRun.open(dataset, "cf", settings, seed, out, {}, resume=resume, quiet=quiet)
+    if training.done:
+        return training.path
     model = settings.module(dataset.num_users, dataset.num_items)
     params = model.init_params(jax_key(seed, "cf-init"))
     cf = CF_MODELS.find(settings.model).load().cf
-    fit_cf(run, model, cf, params, dataset, settings, resume=resume, quiet=quiet)
-    return run.path
+    return fit_cf(training, model, cf, params, dataset, settings)
 
 
 def fit_cf(
-    run: Run,
+    training: TrainingRun,
     model: Trainable,
     cf: Callable[[Any, Any, str], CFModel],
     params: Any,
     dataset: Dataset,
     settings: CFSettings,
-    *,
-    resume: bool,
-    quiet: bool,
-) -> None:
-    """Trains ``model`` from ``params`` in the open ``run``, exports it by way of the class ``cf`` and finishes."""
-    seed = run.seed
-    data = load_train_data(dataset, settings)
+) -> Path:
+    """Trains ``model`` from ``params`` in an open run, exports it by way of the class ``cf`` and finishes the run."""
+    data = sharding.place(load_train_data(dataset, settings))
     validates = settings.choose == "best" or len(dataset.users_with("valid")) > 0
-    measure = make_validation(model, dataset, settings.validation, seed) if validates else None
-    state, data = sharding.place((CFState(params, make_optimizer(settings).init(params)), data))
+    measure = make_validation(model, dataset, settings.validation, training.seed) if validates else None
     steps = steps_per_epoch(data, settings, dataset.num_users)
 
-    def epoch(state: CFState, key: jax.Array) -> tuple[CFState, dict[str, Float[Array, ""]]]:
+    def epoch(state: TrainState, key: jax.Array) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
         return sharding.on_mesh(train_epoch)(model, settings, steps, state, data, key)
 
-    with MetricsLogger(run.path, settings.epochs, unit="epoch", quiet=quiet) as log:
-        last, best = train_loop(
-            run,
-            state,
-            epoch,
-            sharding.on_mesh(partial(jax_key, seed, "cf")),
-            LoopSettings(
-                settings.epochs,
-                log_every=1,
-                evaluate_every=settings.evaluate_every if validates else 0,
-                save_every=settings.evaluate_every,
-                patience=settings.patience if settings.choose == "best" else 0,
-            ),
-            evaluate=None if measure is None else lambda state: measure(state.params),
-            monitor="ndcg@10" if settings.choose == "best" else None,
-            resume=resume,
-            log=log,
-        )
-    chosen = jax.device_get((best if settings.choose == "best" else last).params)
+    state = training.fit(
+        TrainState.start(params, make_optimizer(settings)),
+        epoch,
+        sharding.on_mesh(partial(jax_key, training.seed, "cf")),
+        LoopSettings(
+            settings.epochs,
+            log_every=1,
+            evaluate_every=settings.evaluate_every if validates else 0,
+            save_every=settings.evaluate_every,
+            patience=settings.patience if settings.choose == "best" else 0,
+        ),
+        evaluate=None if measure is None else lambda state: measure(state.params),
+        monitor="ndcg@10" if settings.choose == "best" else None,
+        unit="epoch",
+    )
+    chosen = jax.device_get(state.params)
+    run = training.run
     trained = cf(model.config, chosen, run.identity)
     export_cf(run, settings.model, model.config, chosen, trained, dataset, settings.max_length)
-    run.finish({"model": settings.model, "epoch": run.best_step() or run.latest_step()})
+    return training.finish({"model": settings.model, "epoch": run.best_step() or run.latest_step()})

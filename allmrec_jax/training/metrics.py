@@ -1,18 +1,20 @@
-"""Where a run's metrics go: a progress bar, ``metrics.jsonl`` and TensorBoard."""
+"""Where a run's metrics go: a progress bar or the log, ``metrics.jsonl`` and TensorBoard."""
 
 import json
-import sys
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 import msgspec
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from allmrec_jax.errors import UserError, first_line
 from allmrec_jax.fileio import write_text, writes, writing
+from allmrec_jax.training.progress import live_console
+
+logger = logging.getLogger(__name__)
 
 
 class MetricsLogger:
@@ -66,8 +68,8 @@ class MetricsLogger:
             self._say("tensorboardX is not installed: no TensorBoard files")
         else:
             self._board = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=step + 1)
-        console = Console(stderr=True)
-        if console.is_terminal and not self.quiet:
+        console = None if self.quiet else live_console()
+        if console is not None:
             self._progress = Progress(
                 TextColumn(self.unit),
                 BarColumn(bar_width=30),
@@ -78,7 +80,9 @@ class MetricsLogger:
                 console=console,
                 speed_estimate_period=120,
             )
-            self._task = self._progress.add_task(self.unit, total=self.total, completed=step, shown="", rate="")
+            self._task = self._progress.add_task(
+                self.unit, total=self.total, completed=step, shown="compiling the first step", rate=""
+            )
             self._progress.start()
 
     def advance(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -107,7 +111,7 @@ class MetricsLogger:
 
     def _say(self, line: str) -> None:
         if not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+            logger.info("%s", line)
 
 
 def read_lines(path: Path | str) -> list[dict[str, Any]]:

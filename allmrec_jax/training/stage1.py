@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from allmrec_jax import sharding
 from allmrec_jax.data.dataset import Dataset, item_texts
@@ -30,23 +30,12 @@ from allmrec_jax.models.cf.protocol import CF_HISTORY, CFModel, load_cf
 from allmrec_jax.models.text_encoder import SentenceEncoder, encode_table, tokenize_texts
 from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder
 from allmrec_jax.rng import jax_key, numpy_rng
-from allmrec_jax.runs import Run
-from allmrec_jax.training.loop import LoopSettings, train_loop
-from allmrec_jax.training.metrics import MetricsLogger
+from allmrec_jax.training.loop import LoopSettings
+from allmrec_jax.training.run import SAVE_EVERY, TrainingRun
 from allmrec_jax.training.stage1_batches import Catalogue, Stage1Batch, Stage1Sampler
 from allmrec_jax.training.stage1_export import export_stage1
 from allmrec_jax.training.stage1_settings import Stage1Settings
-
-SAVE_EVERY = 500
-"""Steps between checkpoints."""
-
-
-class Stage1State(NamedTuple):
-    """What training changes. ``params`` holds ``alignment`` and, where it is trained, ``encoder``."""
-
-    params: Any
-    opt_state: Any
-    step: Int[Array, ""]
+from allmrec_jax.training.state import CountedState
 
 
 class Stage1Model(NamedTuple):
@@ -101,14 +90,14 @@ def make_optimizer(settings: Stage1Settings, total_steps: int) -> optax.Gradient
 
 def make_step(
     model: Stage1Model, optimizer: optax.GradientTransformation, seed: int
-) -> Callable[[Stage1State, Stage1Batch], tuple[Stage1State, dict[str, jax.Array]]]:
+) -> Callable[[CountedState, Stage1Batch], tuple[CountedState, dict[str, jax.Array]]]:
     """The jitted training step; the state is donated.
 
     Every loss is a mean over the batch's users, in however many parts it is computed.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: Stage1State, batch: Stage1Batch) -> tuple[Stage1State, dict[str, jax.Array]]:
+    def step(state: CountedState, batch: Stage1Batch) -> tuple[CountedState, dict[str, jax.Array]]:
         parts, users = len(batch.weights), jnp.maximum(batch.weights.sum(), 1.0)
         keys = jax.random.split(jax_key(seed, "stage1/dropout", state.step), parts)
 
@@ -122,7 +111,7 @@ def make_step(
         empty = ({name: jnp.zeros(()) for name in names}, jax.tree.map(jnp.zeros_like, state.params))
         (metrics, gradient), _ = jax.lax.scan(add_part, empty, (batch, keys))
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        state = Stage1State(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
+        state = CountedState(optax.apply_updates(state.params, updates), opt_state, state.step + 1)
         return sharding.constrain((state, metrics), P())
 
     return step
@@ -130,7 +119,7 @@ def make_step(
 
 def make_validation(
     dataset: Dataset, cf: CFModel, catalogue: Catalogue, model: Stage1Model, seed: int
-) -> Callable[[Stage1State], dict[str, float]]:
+) -> Callable[[CountedState], dict[str, float]]:
     """The losses, without dropout, of a seeded sample of users with their validation item and one negative each."""
     settings = model.settings
     users = numpy_rng(seed, "stage1/validation-users").permutation(dataset.users_with("valid"))
@@ -147,7 +136,7 @@ def make_validation(
         parts.append(catalogue.part(vectors, positives[rows], negatives[rows], weights, length))
     losses = sharding.on_mesh(jax.jit(lambda params, part: sharding.constrain(model.losses(params, part, None), P())))
 
-    def evaluate(state: Stage1State) -> dict[str, float]:
+    def evaluate(state: CountedState) -> dict[str, float]:
         totals: dict[str, float] = {}
         for part in parts:
             loss, named = jax.device_get(losses(state.params, sharding.place_batch(part, sharding.AXES)))
@@ -189,9 +178,9 @@ def train_stage1(
     cf = load_cf(cf_path, dataset)
     encoder = load_sentence_encoder(encoder_name, jnp.dtype(settings.dtype))
     upstream = {"cf": cf.identity, "encoder": fingerprint(encoder)}
-    run = Run.open(out, dataset.name, "stage1", settings, seed, dataset.hash, upstream, resume=resume)
-    if run.done:
-        return run.path
+    training = TrainingRun.open(dataset, "stage1", settings, seed, out, upstream, resume=resume, quiet=quiet)
+    if training.done:
+        return training.path
 
     tokens = tokenize_texts(encoder, item_texts(dataset, settings.text_style), settings.text_max_tokens)
     frozen_texts = encode_table(encoder.model, encoder.params, tokens) if settings.freeze_encoder else None
@@ -205,29 +194,25 @@ def train_stage1(
     if not settings.freeze_encoder:
         params["encoder"] = jax.tree.map(jnp.asarray, encoder.params)
     optimizer = make_optimizer(settings, total_steps)
-    state = sharding.place(Stage1State(params, optimizer.init(params), jnp.zeros((), jnp.int32)))
     validates = len(dataset.users_with("valid")) > 0 and settings.validation_users > 0
-    with MetricsLogger(run.path, total_steps, quiet=quiet) as log:
-        last, best = train_loop(
-            run,
-            state,
-            sharding.on_mesh(make_step(model, optimizer, seed)),
-            lambda index: sharding.place_batch(sampler(index), sharding.AXES, dimension=1),
-            LoopSettings(
-                total_steps,
-                evaluate_every=sampler.steps_per_epoch if validates else 0,
-                save_every=min(SAVE_EVERY, sampler.steps_per_epoch),
-                patience=settings.patience if settings.choose == "best" else 0,
-                maximize=False,
-            ),
-            evaluate=make_validation(dataset, cf, catalogue, model, seed) if validates else None,
-            monitor="loss" if validates and settings.choose == "best" else None,
-            resume=resume,
-            log=log,
-        )
-    chosen = jax.device_get((last if settings.choose == "last" else best).params)
+    chooses = validates and settings.choose == "best"
+    state = training.fit(
+        CountedState.start(params, optimizer),
+        sharding.on_mesh(make_step(model, optimizer, seed)),
+        lambda index: sharding.place_batch(sampler(index), sharding.AXES, dimension=1),
+        LoopSettings(
+            total_steps,
+            evaluate_every=sampler.steps_per_epoch if validates else 0,
+            save_every=min(SAVE_EVERY, sampler.steps_per_epoch),
+            patience=settings.patience if settings.choose == "best" else 0,
+            maximize=False,
+        ),
+        evaluate=make_validation(dataset, cf, catalogue, model, seed) if validates else None,
+        monitor="loss" if chooses else None,
+    )
+    chosen = jax.device_get(state.params)
     encoder = dataclasses.replace(encoder, params=chosen.get("encoder", encoder.params))
-    export_stage1(run, model.alignment, chosen["alignment"], encoder, catalogue, dataset)
+    export_stage1(training.run, model.alignment, chosen["alignment"], encoder, catalogue, dataset)
     card = {
         "item_dim": cf.dim,
         "text_dim": encoder.dim,
@@ -235,8 +220,11 @@ def train_stage1(
         "encoder": str(encoder_name),
         "cf": str(cf_path),
     }
-    write_text(run.export_path("stage1.json"), json.dumps(card, indent=2) + "\n")
-    run.finish(
-        {"step": run.best_step() or total_steps, "samples": len(sampler.users), "compiled_shapes": len(sampler.shapes)}
+    write_text(training.export_path("stage1.json"), json.dumps(card, indent=2) + "\n")
+    return training.finish(
+        {
+            "step": training.run.best_step() or total_steps,
+            "samples": len(sampler.users),
+            "compiled_shapes": len(sampler.shapes),
+        }
     )
-    return run.path

@@ -10,8 +10,8 @@ Shapes: B batch, T time, K candidates, S prompt length, A answer length, D user 
 import dataclasses
 import functools
 import json
+import logging
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,27 +37,20 @@ from allmrec_jax.pretrained.frozen_llm import load_llm, prompt_tables
 from allmrec_jax.pretrained.llm import check_llm, llm_hash
 from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables, build_prompts
 from allmrec_jax.rng import jax_key, numpy_rng
-from allmrec_jax.runs import Run, find_upstream, require_upstream
-from allmrec_jax.training.loop import LoopSettings, train_loop
-from allmrec_jax.training.metrics import MetricsLogger
+from allmrec_jax.runs import find_upstream, require_upstream
+from allmrec_jax.training.loop import LoopSettings
+from allmrec_jax.training.progress import announce
+from allmrec_jax.training.run import SAVE_EVERY, TrainingRun
 from allmrec_jax.training.stage1_export import Stage1Export, load_stage1
 from allmrec_jax.training.stage2_batches import Stage2Batch, Stage2Sampler
 from allmrec_jax.training.stage2_settings import Stage2Settings
+from allmrec_jax.training.state import TrainState
 from allmrec_jax.training.warm_start import WarmStartBatch, warm_start
+
+logger = logging.getLogger(__name__)
 
 WARM_START_BATCH = 128
 """Samples of a warm-start step."""
-
-
-SAVE_EVERY = 500
-"""Steps between checkpoints."""
-
-
-class Stage2State(NamedTuple):
-    """What training changes."""
-
-    params: Any
-    opt_state: Any
 
 
 class Frozen(NamedTuple):
@@ -102,7 +95,7 @@ def loss_behind(
     return jnp.sum(losses * prompts.target_mask), {"exact": jnp.sum(exact, dtype=jnp.float32)}
 
 
-Step = Callable[[Stage2State, Frozen, Stage2Batch], tuple[Stage2State, dict[str, jax.Array]]]
+Step = Callable[[TrainState, Frozen, Stage2Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def make_step(llm: OPT, optimizer: optax.GradientTransformation, accumulation: int = 1) -> Step:
@@ -113,7 +106,7 @@ def make_step(llm: OPT, optimizer: optax.GradientTransformation, accumulation: i
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: Stage2State, frozen: Frozen, batch: Stage2Batch) -> tuple[Stage2State, dict[str, jax.Array]]:
+    def step(state: TrainState, frozen: Frozen, batch: Stage2Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         def add_part(total: Any, part: Stage2Batch) -> tuple[Any, None]:
             grad = jax.value_and_grad(lambda params: answer_loss(llm, params, frozen, part), has_aux=True)
             return jax.tree.map(jnp.add, total, grad(state.params)), None
@@ -131,7 +124,7 @@ def make_step(llm: OPT, optimizer: optax.GradientTransformation, accumulation: i
             "exact": metrics["exact"] / jnp.sum(batch.prompts.target_mask.any(axis=1), dtype=jnp.float32),
             "gradient_norm": optax.tree.norm(gradient),
         }
-        state = Stage2State(optax.apply_updates(state.params, updates), opt_state)
+        state = TrainState(optax.apply_updates(state.params, updates), opt_state)
         return sharding.constrain((state, metrics), P())
 
     return step
@@ -246,14 +239,14 @@ def train_stage2(
         require_upstream(stage1_path, about, "cf", cf.identity)
         stage1 = load_stage1(stage1_path)
         upstream["stage1"] = about["identity"]
-    run = Run.open(out, dataset.name, settings.kind, settings, seed, dataset.hash, upstream, resume=resume)
-    if run.done:
-        return run.path
+    training = TrainingRun.open(dataset, settings.kind, settings, seed, out, upstream, resume=resume, quiet=quiet)
+    if training.done:
+        return training.path
 
     llm, llm_params = load_llm(llm_name, settings.dtype, settings.llm_weights, remat=settings.remat)
-    if tables.titles.cut and not quiet:
+    if tables.titles.cut:
         longer = f", {tables.titles.extended} of them to more so that they differ" if tables.titles.extended else ""
-        print(f"{tables.titles.cut} titles were cut to {settings.title_max_tokens} tokens{longer}", file=sys.stderr)
+        logger.info("%d titles were cut to %d tokens%s", tables.titles.cut, settings.title_max_tokens, longer)
     latents = item_latents(stage1, settings.item_vectors, seed, cf)
     shown = latents
     if settings.text_share:
@@ -273,9 +266,9 @@ def train_stage2(
         jax_key(seed, "stage2/init"),
     )
     # A resumed run takes its state from the checkpoint and needs no start.
-    if settings.warm_start_steps and not (resume and run.latest_step()):
-        params = start_projectors(params, frozen, sampler)
-    state = sharding.place(Stage2State(params, optimizer.init(params)))
+    if settings.warm_start_steps and not training.continues:
+        with announce(f"warm start of the projectors, {settings.warm_start_steps} steps", quiet):
+            params = start_projectors(params, frozen, sampler)
     frozen = frozen._replace(latents=sharding.place(frozen.latents))
     step = sharding.on_mesh(make_step(llm, optimizer, settings.accumulation))
     evaluate = None
@@ -290,32 +283,27 @@ def train_stage2(
             batch_size=settings.batch_size,
         )
         evaluate = make_validation(dataset, cf, recommender, frozen.latents, settings, seed)
-    with MetricsLogger(run.path, total_steps, quiet=quiet) as log:
-        last, best = train_loop(
-            run,
-            state,
-            lambda state, batch: step(state, frozen, batch),
-            lambda index: sharding.place_batch(sampler(index)),
-            LoopSettings(
-                total_steps=total_steps,
-                evaluate_every=epoch_steps if evaluate else 0,
-                save_every=min(SAVE_EVERY, epoch_steps),
-                patience=settings.patience,
-            ),
-            evaluate=evaluate,
-            monitor="hit@1" if evaluate else None,
-            resume=resume,
-            log=log,
-        )
+    state = training.fit(
+        TrainState.start(params, optimizer),
+        lambda state, batch: step(state, frozen, batch),
+        lambda index: sharding.place_batch(sampler(index)),
+        LoopSettings(
+            total_steps=total_steps,
+            evaluate_every=epoch_steps if evaluate else 0,
+            save_every=min(SAVE_EVERY, epoch_steps),
+            patience=settings.patience,
+        ),
+        evaluate=evaluate,
+        monitor="hit@1" if evaluate else None,
+    )
 
-    if sampler.dropped and not quiet:
+    if sampler.dropped:
         limit = llm.config.max_position_embeddings
-        print(f"{sampler.dropped} old history items were left out to fit {limit} positions", file=sys.stderr)
-    chosen = last if settings.choose == "last" else best
-    save_arrays(run.export_path("params.safetensors"), jax.device_get(chosen.params))
+        logger.info("%d old history items were left out to fit %d positions", sampler.dropped, limit)
+    save_arrays(training.export_path("params.safetensors"), jax.device_get(state.params))
     card = {"llm": str(llm_name), "cf": str(cf_path), "stage1": None if stage1 is None else str(stage1_path)}
-    write_text(run.export_path("stage2.json"), json.dumps(card, indent=2) + "\n")
-    run.finish(
+    write_text(training.export_path("stage2.json"), json.dumps(card, indent=2) + "\n")
+    return training.finish(
         {
             "steps": total_steps,
             "samples": len(sampler),
@@ -325,7 +313,6 @@ def train_stage2(
             "history_items_dropped": sampler.dropped,
         }
     )
-    return run.path
 
 
 def make_validation(
@@ -335,7 +322,7 @@ def make_validation(
     latents: Float[Array, "N+1 Dj"] | None,
     settings: Stage2Settings,
     seed: int,
-) -> Callable[[Stage2State], dict[str, float]]:
+) -> Callable[[TrainState], dict[str, float]]:
     """Ranking metrics of a state's projectors on a seeded sample of validation users."""
     asked = make_candidates(
         dataset, cut="valid", seed=seed, max_users=settings.validation_users, count=settings.candidates
@@ -343,7 +330,7 @@ def make_validation(
     histories, _ = dataset.history(asked.users, "valid", CF_HISTORY)
     users = np.asarray(cf.at("valid").user_vectors(asked.users, histories)) if settings.user_vector else None
 
-    def evaluate(state: Stage2State) -> dict[str, float]:
+    def evaluate(state: TrainState) -> dict[str, float]:
         trained = dataclasses.replace(recommender, soft=SoftTokens(state.params, latents))
         ranks = target_ranks(trained.rank(histories, asked.candidates, users), asked.target_column)
         return {name: float(values.mean()) for name, values in ranking_metrics(ranks).items()}

@@ -118,16 +118,16 @@ def pretrained(planted, encoder_path, tmp_path_factory):
 
 
 def test_pretraining_lowers_its_loss(pretrained):
-    losses = [json.loads(line)["loss"] for line in (pretrained.path / "metrics.jsonl").read_text().splitlines()]
+    losses = [json.loads(line)["loss"] for line in (pretrained / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
 
 
 def test_it_beats_popularity_from_pretrained_parameters(planted, encoder_path, pretrained, monkeypatch):
     started = []
     fit = ctrl.fit_cf
-    monkeypatch.setattr(ctrl, "fit_cf", lambda run, model, kind, params, *rest, **how: (
-        started.append(jax.device_get(params)), fit(run, model, kind, params, *rest, **how)))  # fmt: skip
-    before = pretrained.path
+    monkeypatch.setattr(ctrl, "fit_cf", lambda run, model, kind, params, *rest: (
+        started.append(jax.device_get(params)), fit(run, model, kind, params, *rest))[1])  # fmt: skip
+    before = pretrained
     run = train_ctrl(planted, encoder_path, SETTINGS, 0, before.parents[2], quiet=True)
     gain, error = planted_texts.excess(planted, load_export(run / "export", "x"))
     assert gain > 3 * error

@@ -94,7 +94,7 @@ def project(dataset, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def fake_stage1(monkeypatch):
-    monkeypatch.setattr("allmrec_jax.training.stage1.load_stage1", lambda path: FakeStage1())
+    monkeypatch.setattr("allmrec_jax.training.stage1_export.load_stage1", lambda path: FakeStage1())
 
 
 @pytest.fixture(scope="module")

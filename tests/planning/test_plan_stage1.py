@@ -22,9 +22,10 @@ from allmrec_jax.models.text_encoder import TextEncoder, TextEncoderConfig, init
 from allmrec_jax.planning.devices import DEVICES, LATENT_DIM, USER_DIM
 from allmrec_jax.planning.stage1 import Stage1Work, exchanges, flops, make_plan, memory, nearest_choices
 from allmrec_jax.sharding import MeshShape, use_mesh
-from allmrec_jax.training.stage1 import Stage1Model, Stage1State, make_optimizer, make_step
+from allmrec_jax.training.stage1 import Stage1Model, make_optimizer, make_step
 from allmrec_jax.training.stage1_batches import Stage1Batch
 from allmrec_jax.training.stage1_settings import PRESETS
+from allmrec_jax.training.state import CountedState
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,7 +75,7 @@ def compiled_step(work: Stage1Work) -> Any:
             negatives=ints(users),
             weights=floats(users),
         )
-        state = Stage1State(placed(params), placed(jax.eval_shape(optimizer.init, params)), shape(jnp.int32))
+        state = CountedState(placed(params), placed(jax.eval_shape(optimizer.init, params)), shape(jnp.int32))
         holder: Any = SimpleNamespace(model=module)
         step: Any = make_step(Stage1Model(alignment, holder, PRESETS["paper"]), optimizer, 0)
         return step.lower(state, batch).compile()

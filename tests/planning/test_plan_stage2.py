@@ -37,9 +37,10 @@ from allmrec_jax.planning.stage2 import (
 )
 from allmrec_jax.prompts import PromptBatch
 from allmrec_jax.sharding import MeshShape, use_mesh
-from allmrec_jax.training.stage2 import Frozen, Stage2State, make_optimizer, make_step
+from allmrec_jax.training.stage2 import Frozen, make_optimizer, make_step
 from allmrec_jax.training.stage2_batches import Stage2Batch
 from allmrec_jax.training.stage2_settings import PRESETS
+from allmrec_jax.training.state import TrainState
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -87,12 +88,12 @@ def params_of(work: Work) -> Any:
     return jax.eval_shape(partial(init_params, work.llm), jax.random.key(0))
 
 
-def step_inputs(work: Work) -> tuple[Stage2State, Frozen, Stage2Batch]:
+def step_inputs(work: Work) -> tuple[TrainState, Frozen, Stage2Batch]:
     """Shapes of what the training step is given."""
     projectors = projectors_of(work)
     moments = jax.eval_shape(make_optimizer(PRESETS["paper"], 10).init, projectors)
     batch: Any = Stage2Batch(prompts_of(work), floats(work.rows, USER_DIM))
-    return Stage2State(projectors, moments), Frozen(params_of(work), floats(501, LATENT_DIM)), batch
+    return TrainState(projectors, moments), Frozen(params_of(work), floats(501, LATENT_DIM)), batch
 
 
 def compiled_step(work: Work) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import planted_texts
 import pytest
 
@@ -20,6 +21,7 @@ from allmrec_jax.models.text_encoder import SentenceEncoder, tokenize_texts
 from allmrec_jax.pretrained.longformer import as_recformer, nano_longformer
 from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
 from allmrec_jax.sharding import use_mesh
+from allmrec_jax.training.state import CountedState
 
 MESH = "data=2,tensor=2"
 """Four devices, which divide none of the batches."""
@@ -69,7 +71,7 @@ def test_morec(planted: Dataset, encoder: SentenceEncoder) -> None:
     }
     head = morec.Head(settings.dim).init(jax.random.key(1), jnp.zeros((1, encoder.dim)))["params"]
     params = {"sasrec": sasrec, "head": head, "encoder": encoder.params}
-    state = morec.MoRecState(params, morec.make_optimizer(settings).init(params), jnp.zeros((), jnp.int32))
+    state = CountedState(params, morec.make_optimizer(settings).init(params), jnp.zeros((), jnp.int32))
     tokens = tokenize_texts(encoder, planted.titles, 8)
     assert_same_step(
         lambda: morec.make_step(encoder, settings, 0),
@@ -85,7 +87,7 @@ def test_ctrl(planted: Dataset, encoder: SentenceEncoder) -> None:
     aligner = Aligner(settings.dim, settings.subspaces).init(jax.random.key(1), *shapes)["params"]
     params = {"cf": model.init_params(jax.random.key(0)), "aligner": aligner, "encoder": encoder.params}
     optimizer, _ = ctrl.make_step(encoder, model, settings, 0)
-    state = ctrl.ContrastState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    state = CountedState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
     assert_same_step(
         lambda: ctrl.make_step(encoder, model, settings, 0)[1],
         state,
@@ -107,8 +109,7 @@ def test_recformer(planted: Dataset) -> None:
     def loss(params: Any, table: Any, batch: Any, key: jax.Array) -> Any:
         return recformer.pretraining_loss(config, made.mask, settings, params, batch, key)
 
-    training = recformer._Training(planted, config, tokens, made.mask, settings, 0, "", False, True)
-    optimizer = training.optimizer()
+    optimizer = optax.adam(settings.learning_rate)
     state = recformer.RecformerState(made.params, jnp.zeros(()), optimizer.init(made.params), jnp.zeros((), jnp.int32))
     sampler = recformer.RecformerSampler(planted, config, tokens, settings, 0, "pretrain")
     assert_same_step(

@@ -18,9 +18,10 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.models.llm.opt import OPT_RULES, PUBLISHED, init_params
 from allmrec_jax.runs import Run
 from allmrec_jax.sharding import MeshShape, check_devices, check_heads, parse_mesh, use_mesh
-from allmrec_jax.training.stage2 import Frozen, Stage2State, answer_loss, make_optimizer, make_step
+from allmrec_jax.training.stage2 import Frozen, answer_loss, make_optimizer, make_step
 from allmrec_jax.training.stage2_batches import Stage2Batch, pad_batch
 from allmrec_jax.training.stage2_settings import PRESETS
+from allmrec_jax.training.state import TrainState
 
 MESHES = [
     MeshShape(data, fsdp, tensor)
@@ -51,9 +52,9 @@ def frozen() -> Frozen:
     return Frozen(sharding.place(params, OPT_RULES), sharding.place(sharded_llm.soft().latents))
 
 
-def new_state() -> Stage2State:
+def new_state() -> TrainState:
     params = jax.tree.map(jnp.asarray, sharded_llm.soft().params)
-    return sharding.place(Stage2State(params, make_optimizer(PRESETS["paper"], 10).init(params)))
+    return sharding.place(TrainState(params, make_optimizer(PRESETS["paper"], 10).init(params)))
 
 
 def batch(accumulation: int = 1) -> Stage2Batch:
@@ -121,7 +122,7 @@ def test_steps_restore_on_another_mesh(tmp_path: Any) -> None:
     model, _ = sharded_llm.llm()
     run = Run.open(tmp_path, "data", "stage2", PRESETS["paper"], 0, "hash", {})
 
-    def step_on(mesh: MeshShape | None, restored: bool) -> tuple[Stage2State, float]:
+    def step_on(mesh: MeshShape | None, restored: bool) -> tuple[TrainState, float]:
         with use_mesh(mesh):
             state, inputs, weights = new_state(), batch(accumulation=2), frozen()
             before = jax.device_get(weights.llm)

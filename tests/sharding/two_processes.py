@@ -21,9 +21,10 @@ from allmrec_jax.pretrained import llm as convert  # noqa: E402
 from allmrec_jax.runs import Run  # noqa: E402
 from allmrec_jax.training.loop import LoopSettings, train_loop  # noqa: E402
 from allmrec_jax.training.metrics import MetricsLogger  # noqa: E402
-from allmrec_jax.training.stage2 import Frozen, Stage2State, make_step  # noqa: E402
+from allmrec_jax.training.stage2 import Frozen, make_step  # noqa: E402
 from allmrec_jax.training.stage2_batches import pad_batch  # noqa: E402
 from allmrec_jax.training.stage2_settings import PRESETS  # noqa: E402
+from allmrec_jax.training.state import TrainState  # noqa: E402
 
 
 def train_and_ask(model_path: Path, out: Path, steps: int) -> None:
@@ -53,7 +54,7 @@ def train_and_ask(model_path: Path, out: Path, steps: int) -> None:
     with MetricsLogger(run.path, steps) as log:
         state, _ = train_loop(
             run,
-            sharding.place(Stage2State(soft.params, optimizer.init(soft.params))),
+            sharding.place(TrainState(soft.params, optimizer.init(soft.params))),
             lambda state, batch: step(state, frozen, batch),
             lambda index: sharding.place_batch(pad_batch(sharded_llm.batch(3 + index))),
             LoopSettings(steps, log_every=1, save_every=1),

@@ -15,8 +15,8 @@ from allmrec_jax.models.cf.protocol import ArrayCF, load_cf
 from allmrec_jax.models.cf.registry import CF_PRESETS
 from allmrec_jax.models.cf.sasrec import SASRec, SASRecConfig, SASRecSettings
 from allmrec_jax.training import cf
-from allmrec_jax.training.cf import CFState
 from allmrec_jax.training.cf_validation import make_validation
+from allmrec_jax.training.state import TrainState
 
 SETTINGS = SASRecSettings(
     dim=16, blocks=1, max_length=12, dropout=0.1, learning_rate=1e-2, batch_size=32, epochs=12, buckets=2,
@@ -132,7 +132,7 @@ def test_loss_matches_torch_at_every_width(loss, width):
 def test_epoch_donates_its_state_and_nothing_else(dataset):
     config = SASRecConfig(60, 16, 1, 1, 12, 0.1)
     params = SASRec(config).init_params(jax.random.key(0))
-    state = CFState(params, cf.make_optimizer(SETTINGS).init(params))
+    state = TrainState(params, cf.make_optimizer(SETTINGS).init(params))
     data = cf.load_train_data(dataset, SETTINGS)
     cf.train_epoch(SASRec(config), SETTINGS, 10, state, data, jax.random.key(0))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))

@@ -15,10 +15,11 @@ from allmrec_jax.models.cf.protocol import load_cf
 from allmrec_jax.models.text_encoder import SentenceEncoder, TextEncoder, TextEncoderConfig, init_params, tokenize_texts
 from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder, save_sentence_encoder
 from allmrec_jax.training import stage1_batches
-from allmrec_jax.training.stage1 import Stage1Model, Stage1State, make_optimizer, make_step, train_stage1
+from allmrec_jax.training.stage1 import Stage1Model, make_optimizer, make_step, train_stage1
 from allmrec_jax.training.stage1_batches import Catalogue, Stage1Sampler
 from allmrec_jax.training.stage1_export import load_stage1
 from allmrec_jax.training.stage1_settings import Stage1Settings
+from allmrec_jax.training.state import CountedState
 
 USERS, ITEMS, DIM = 30, 80, 6
 SETTINGS = Stage1Settings(
@@ -147,7 +148,7 @@ def start(model, settings):
         "encoder": jax.tree.map(jnp.asarray, model.encoder.params),
     }
     optimizer = make_optimizer(settings, 10)
-    return optimizer, Stage1State(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+    return optimizer, CountedState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
 def test_accumulation_in_parts_is_the_whole_batch(world):

@@ -23,7 +23,6 @@ from allmrec_jax.training import stage2
 from allmrec_jax.training.metrics import read_lines
 from allmrec_jax.training.stage2 import (
     Frozen,
-    Stage2State,
     answer_loss,
     item_latents,
     make_optimizer,
@@ -32,6 +31,7 @@ from allmrec_jax.training.stage2 import (
 )
 from allmrec_jax.training.stage2_batches import Stage2Batch, Stage2Sampler
 from allmrec_jax.training.stage2_settings import PRESETS, Stage2Settings
+from allmrec_jax.training.state import TrainState
 from allmrec_jax.training.warm_start import warm_start as stage2_warm_start
 
 ITEMS, USERS, USER_DIM, ITEM_DIM = 14, 9, 5, 6
@@ -118,7 +118,7 @@ def test_no_weight_gradient_of_the_language_model_is_computed(parts):
     }
     matrices |= {shape[::-1] for shape in matrices}
     optimizer = make_optimizer(SETTINGS, 4)
-    state = Stage2State(params, optimizer.init(params))
+    state = TrainState(params, optimizer.init(params))
     program = dot_products(jax.make_jaxpr(make_step(llm, optimizer))(state, frozen, batch).jaxpr)
     assert (8, 8) in program and not program & matrices
 
@@ -139,7 +139,7 @@ def copies(tree):
 def test_state_is_donated_and_frozen_weights_stay_bit_for_bit(parts):
     llm, frozen, params, batch = parts
     optimizer = make_optimizer(SETTINGS, 4)
-    state = jax.tree.map(jnp.array, Stage2State(params, optimizer.init(params)))
+    state = jax.tree.map(jnp.array, TrainState(params, optimizer.init(params)))
     before, old = copies(frozen), jax.tree.leaves(state)
     step = make_step(llm, optimizer)
     for _ in range(2):
@@ -165,7 +165,7 @@ def test_loss_is_the_mean_over_title_quote_and_end(parts):
         for t in range(prompts.target_start[b], prompts.lengths[b])
     ]
     optimizer = make_optimizer(SETTINGS, 4)
-    _, metrics = make_step(llm, optimizer)(Stage2State(copies(params), optimizer.init(params)), frozen, batch)
+    _, metrics = make_step(llm, optimizer)(TrainState(copies(params), optimizer.init(params)), frozen, batch)
     # One float32 forward pass against another with the head in float64: measured 2e-7.
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
     assert prompts.target_mask.sum() == len(losses)
@@ -176,7 +176,7 @@ def test_accumulation_gives_the_same_step(parts):
     optimizer = make_optimizer(SETTINGS, 4)
 
     def gradient_step(accumulation):
-        state = Stage2State(copies(params), optimizer.init(params))
+        state = TrainState(copies(params), optimizer.init(params))
         return make_step(llm, optimizer, accumulation)(state, frozen, batch)
 
     (whole, metrics), (parted, parted_metrics) = gradient_step(1), gradient_step(2)
@@ -194,7 +194,7 @@ def test_accumulation_gives_the_same_step(parts):
 def test_a_few_steps_learn_a_batch(parts):
     llm, frozen, params, batch = parts
     optimizer = make_optimizer(dataclasses.replace(SETTINGS, learning_rate=3e-4), 20)
-    step, state, losses = make_step(llm, optimizer), Stage2State(copies(params), optimizer.init(params)), []
+    step, state, losses = make_step(llm, optimizer), TrainState(copies(params), optimizer.init(params)), []
     for _ in range(12):
         state, metrics = step(state, frozen, batch)
         losses.append(float(metrics["loss"]))

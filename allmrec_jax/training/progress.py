@@ -1,0 +1,35 @@
+"""Progress of what takes long, on a terminal, in a notebook and in a log."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from allmrec_jax.fileio import writes
+
+logger = logging.getLogger(__name__)
+
+
+def live_console() -> Console | None:
+    """Where something that moves can be shown: a terminal or a notebook; ``None`` elsewhere."""
+    console = Console(stderr=True)
+    return console if console.is_terminal or console.is_jupyter else None
+
+
+@contextlib.contextmanager
+def announce(what: str, quiet: bool = False) -> Iterator[None]:
+    """Says what is being done while nothing else is to be seen: a spinner, or one line of a log.
+
+    Args:
+        what: e.g. ``"warm start of the projectors"``.
+        quiet: say nothing.
+    """
+    console = None if quiet or not writes() else live_console()
+    if console is not None:
+        with console.status(f"{what} …"):
+            yield
+        return
+    if not quiet and writes():
+        logger.info("%s …", what)
+    yield
