@@ -22,7 +22,7 @@ titles and near misses.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ from allmrec_jax.models.llm.opt import OPT, POSITION_OFFSET, OPTConfig, init_par
 from allmrec_jax.prompts import STYLES, prompt_text, tokenize
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.settings import setting
+from allmrec_jax.training.state import CountedState
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 """OPT's special tokens at OPT's ids; ``<unk>`` is never produced, every byte being in the vocabulary."""
@@ -66,14 +67,6 @@ class OptNanoSettings:
 
 
 PRESETS = {"default": OptNanoSettings()}
-
-
-class TrainState(NamedTuple):
-    """What training carries from step to step."""
-
-    params: Any
-    optimizer: Any
-    step: Int[Array, ""]
 
 
 def train_tokenizer(vocabulary: int, seed: int) -> Any:
@@ -399,7 +392,7 @@ def answer_logits(model: OPT, params: Any, batch: Batch, key: jax.Array) -> Floa
 
 def make_step(
     model: OPT, settings: OptNanoSettings, seed: int
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict]]:
+) -> Callable[[CountedState, Batch], tuple[CountedState, dict]]:
     """The jitted step: cross entropy of the answers' tokens, a mean over the batch."""
     optimizer = make_optimizer(settings)
 
@@ -412,11 +405,11 @@ def make_step(
         chosen, copied = jnp.sum(right * batch.first) / batch.first.sum(), jnp.sum(right * later) / later.sum()
         return mean, {"loss": mean, "chosen": chosen, "copied": copied}
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: CountedState, batch: Batch) -> tuple[CountedState, dict[str, Array]]:
         key = jax_key(seed, "opt-nano noise", state.step)
         grads, metrics = jax.grad(loss, has_aux=True)(state.params, batch, key)
-        updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), optimizer_state, state.step + 1), metrics
+        updates, optimizer_state = optimizer.update(grads, state.opt_state, state.params)
+        return CountedState(optax.apply_updates(state.params, updates), optimizer_state, state.step + 1), metrics
 
     return jax.jit(step, donate_argnums=0)
 

@@ -1,69 +1,82 @@
 """Training of the embedded language model, from generated text alone."""
 
 import dataclasses
+import shutil
+import time
 from pathlib import Path
 
-from allmrec_jax.embedded.opt_nano import OptNanoSettings
+import jax.numpy as jnp
+
+from allmrec_jax.embedded.list_tasks import TaskWriter
+from allmrec_jax.embedded.opt_nano import (
+    OptNanoSettings,
+    make_batch,
+    make_optimizer,
+    make_step,
+    measure,
+    new_model,
+    train_tokenizer,
+)
+from allmrec_jax.embedded.sbert_nano import MODEL, generated_texts
+from allmrec_jax.models.llm.opt import OPT
+from allmrec_jax.pretrained.llm import save_opt
+from allmrec_jax.training.loop import LoopSettings
+from allmrec_jax.training.run import TrainingRun
+from allmrec_jax.training.state import CountedState
 
 SAVE_EVERY = 50
 """Steps between checkpoints."""
 
 
 def train_opt_nano(
-    settings: OptNanoSettings, seed: int, checkpoints: Path, *, resume: bool = False, export_to: Path | None = None
+    settings: OptNanoSettings,
+    seed: int,
+    checkpoints: Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    export_to: Path | None = None,
 ) -> Path:
-    """Train, write ``export/opt-nano`` (Hugging Face format, fp16) and return the run's directory."""
-    import shutil
-    import time
+    """Trains the model, writes it to ``export/opt-nano`` (Hugging Face format, fp16), returns the run's directory.
 
-    import jax.numpy as jnp
+    Args:
+        settings: see :class:`allmrec_jax.embedded.opt_nano.OptNanoSettings`.
+        seed: of tokenizer, parameters and tasks.
+        checkpoints: the folder of all runs.
+        resume: continue an interrupted run.
+        quiet: show no progress.
+        export_to: a folder to write the finished model to as well.
 
-    from allmrec_jax.embedded.list_tasks import TaskWriter
-    from allmrec_jax.embedded.opt_nano import (
-        TrainState,
-        make_batch,
-        make_optimizer,
-        make_step,
-        measure,
-        new_model,
-        train_tokenizer,
-    )
-    from allmrec_jax.embedded.sbert_nano import MODEL, lexicon_hash
-    from allmrec_jax.models.llm.opt import OPT
-    from allmrec_jax.pretrained.llm import save_opt
-    from allmrec_jax.runs import Run
-    from allmrec_jax.training.loop import LoopSettings, train_loop
-    from allmrec_jax.training.metrics import MetricsLogger
-
+    Raises:
+        UserError: ``export_to`` holds something else, the loss is not finite, or the disk is full.
+    """
     if export_to is not None:
         MODEL.check(export_to)
-    run = Run.open(checkpoints, "generated", "opt-nano", settings, seed, lexicon_hash(), {}, resume=resume)
-    if not run.done:
+    training = TrainingRun.open(
+        generated_texts(), "opt-nano", settings, seed, checkpoints, {}, resume=resume, quiet=quiet
+    )
+    exported = training.export_path("opt-nano")
+    if not training.done:
         start = time.monotonic()
         tokenizer = train_tokenizer(settings.vocabulary, seed)
         config, params = new_model(settings, tokenizer, seed)
         model, writer = OPT(config), TaskWriter(tokenizer)
-        state = TrainState(params, make_optimizer(settings).init(params), jnp.zeros((), jnp.int32))
-        with MetricsLogger(run.path, settings.steps) as log:
-            state, _ = train_loop(
-                run,
-                state,
-                make_step(model, settings, seed),
-                lambda step: make_batch(writer, settings, seed, step),
-                LoopSettings(settings.steps, log_every=10, save_every=SAVE_EVERY),
-                resume=resume,
-                log=log,
-            )
+        state = training.fit(
+            CountedState.start(params, make_optimizer(settings)),
+            make_step(model, settings, seed),
+            lambda step: make_batch(writer, settings, seed, step),
+            LoopSettings(settings.steps, log_every=10, save_every=SAVE_EVERY),
+        )
         scores = measure(model, state.params, tokenizer, seed + 1)
         minutes = (time.monotonic() - start) / 60
-        save_opt(run.export_path("opt-nano"), config, state.params, tokenizer, jnp.float16)
+        save_opt(exported, config, state.params, tokenizer, jnp.float16)
         card = model_card(settings, seed, scores, minutes, resumed=resume)
-        (run.export_path("opt-nano") / "README.md").write_text(card, encoding="utf-8")
-        run.finish({"scores": scores, "minutes": minutes})
+        (exported / "README.md").write_text(card, encoding="utf-8")
+        training.finish({"scores": scores, "minutes": minutes})
     if export_to is not None:
         with MODEL.replacing(export_to) as directory:
-            shutil.copytree(run.export_path("opt-nano"), directory, dirs_exist_ok=True)
-    return run.path
+            shutil.copytree(exported, directory, dirs_exist_ok=True)
+    return training.path
 
 
 def model_card(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from allmrec_jax.embedded import lexicon
 from allmrec_jax.embedded.theme_texts import WORDS, draw_pairs, invented_word
@@ -29,6 +29,7 @@ from allmrec_jax.models.text_encoder import (
 from allmrec_jax.outputs import Output
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.settings import setting
+from allmrec_jax.training.state import CountedState
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -61,12 +62,16 @@ SHORT = 32
 PRESETS = {"default": SbertNanoSettings()}
 
 
-class TrainState(NamedTuple):
-    """What training changes."""
+class GeneratedTexts(NamedTuple):
+    """What the embedded models are trained on, as a run records it."""
 
-    params: Any
-    optimizer: Any
-    step: Int[Array, ""]
+    name: str
+    hash: str
+
+
+def generated_texts() -> GeneratedTexts:
+    """The texts that are written on the fly, by the SHA-256 (hex) of the words that they are made of."""
+    return GeneratedTexts("generated", lexicon_hash())
 
 
 def lexicon_hash() -> str:
@@ -170,11 +175,11 @@ def make_step(model: TextEncoder, settings: SbertNanoSettings, seed: int) -> Any
         first, second = jnp.split(vectors, 2)
         return contrastive_loss(first, second, batch["overlap"], settings.temperature)
 
-    def step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, dict[str, jax.Array]]:
+    def step(state: CountedState, batch: dict[str, Array]) -> tuple[CountedState, dict[str, jax.Array]]:
         key = jax_key(seed, "sbert-nano dropout", state.step)
         loss, gradient = jax.value_and_grad(loss_fn)(state.params, batch, key)
-        updates, moments = optimizer.update(gradient, state.optimizer, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), moments, state.step + 1), {"loss": loss}
+        updates, moments = optimizer.update(gradient, state.opt_state, state.params)
+        return CountedState(optax.apply_updates(state.params, updates), moments, state.step + 1), {"loss": loss}
 
     return jax.jit(step, donate_argnums=0)
 

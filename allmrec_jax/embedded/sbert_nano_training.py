@@ -1,66 +1,77 @@
 """Training of the embedded sentence encoder, from generated text alone."""
 
 import dataclasses
+import shutil
+import time
 from pathlib import Path
 
-from allmrec_jax.embedded.sbert_nano import SbertNanoSettings
+from allmrec_jax.embedded.sbert_nano import (
+    MODEL,
+    SbertNanoSettings,
+    generated_texts,
+    make_batch,
+    make_optimizer,
+    make_step,
+    measure,
+    new_encoder,
+)
+from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
+from allmrec_jax.training.loop import LoopSettings
+from allmrec_jax.training.run import TrainingRun
+from allmrec_jax.training.state import CountedState
 
 EVALUATE_EVERY = 250
 """Steps between measurements on held-out texts and between checkpoints."""
 
 
 def train_sbert_nano(
-    settings: SbertNanoSettings, seed: int, checkpoints: Path, *, resume: bool = False, export_to: Path | None = None
+    settings: SbertNanoSettings,
+    seed: int,
+    checkpoints: Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    export_to: Path | None = None,
 ) -> Path:
-    """Train, write ``export/sbert-nano`` and return the run's directory."""
-    import shutil
-    import time
+    """Trains the encoder, writes it to ``export/sbert-nano`` and returns the run's directory.
 
-    import jax.numpy as jnp
+    Args:
+        settings: see :class:`allmrec_jax.embedded.sbert_nano.SbertNanoSettings`.
+        seed: of texts, parameters and dropout.
+        checkpoints: the folder of all runs.
+        resume: continue an interrupted run.
+        quiet: show no progress.
+        export_to: a folder to write the finished encoder to as well.
 
-    from allmrec_jax.embedded.sbert_nano import (
-        MODEL,
-        TrainState,
-        lexicon_hash,
-        make_batch,
-        make_optimizer,
-        make_step,
-        measure,
-        new_encoder,
-    )
-    from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
-    from allmrec_jax.runs import Run
-    from allmrec_jax.training.loop import LoopSettings, train_loop
-    from allmrec_jax.training.metrics import MetricsLogger
-
+    Raises:
+        UserError: ``export_to`` holds something else, the loss is not finite, or the disk is full.
+    """
     if export_to is not None:
         MODEL.check(export_to)
-    run = Run.open(checkpoints, "generated", "sbert-nano", settings, seed, lexicon_hash(), {}, resume=resume)
-    if not run.done:
+    training = TrainingRun.open(
+        generated_texts(), "sbert-nano", settings, seed, checkpoints, {}, resume=resume, quiet=quiet
+    )
+    exported = training.export_path("sbert-nano")
+    if not training.done:
         start = time.monotonic()
         encoder = new_encoder(settings, seed)
-        state = TrainState(encoder.params, make_optimizer(settings).init(encoder.params), jnp.zeros((), jnp.int32))
-        with MetricsLogger(run.path, settings.steps) as log:
-            state, _ = train_loop(
-                run,
-                state,
-                make_step(encoder.model, settings, seed),
-                lambda step: make_batch(encoder, settings, seed, step),
-                LoopSettings(settings.steps, log_every=25, evaluate_every=EVALUATE_EVERY, save_every=EVALUATE_EVERY),
-                evaluate=lambda state: measure(dataclasses.replace(encoder, params=state.params), seed),
-                resume=resume,
-                log=log,
-            )
-        encoder = dataclasses.replace(encoder, params=state.params)
-        scores = measure(encoder, seed + 1, count=1000)
+        state = training.fit(
+            CountedState.start(encoder.params, make_optimizer(settings)),
+            make_step(encoder.model, settings, seed),
+            lambda step: make_batch(encoder, settings, seed, step),
+            LoopSettings(settings.steps, log_every=25, evaluate_every=EVALUATE_EVERY, save_every=EVALUATE_EVERY),
+            evaluate=lambda state: measure(dataclasses.replace(encoder, params=state.params), seed),
+        )
+        trained = dataclasses.replace(encoder, params=state.params)
+        scores = measure(trained, seed + 1, count=1000)
         minutes = (time.monotonic() - start) / 60
         card = model_card(settings, seed, scores, minutes, resumed=resume)
-        save_sentence_encoder(run.export_path("sbert-nano"), encoder, card=card)
-        run.finish({"scores": scores, "minutes": minutes})
+        save_sentence_encoder(exported, trained, card=card)
+        training.finish({"scores": scores, "minutes": minutes})
     if export_to is not None:
         with MODEL.replacing(export_to) as directory:
-            shutil.copytree(run.export_path("sbert-nano"), directory, dirs_exist_ok=True)
-    return run.path
+            shutil.copytree(exported, directory, dirs_exist_ok=True)
+    return training.path
 
 
 def model_card(settings: SbertNanoSettings, seed: int, scores: dict[str, float], minutes: float, resumed: bool) -> str:

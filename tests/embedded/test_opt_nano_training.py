@@ -8,7 +8,6 @@ import pytest
 from allmrec_jax.embedded.list_tasks import Shape, TaskWriter
 from allmrec_jax.embedded.opt_nano import (
     OptNanoSettings,
-    TrainState,
     answer_logits,
     make_optimizer,
     make_step,
@@ -17,6 +16,7 @@ from allmrec_jax.embedded.opt_nano import (
 )
 from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.pretrained.llm import load_tokenizer
+from allmrec_jax.training.state import CountedState
 
 SHAPE = Shape(batch=32, length=288, titles="words", candidates=20, history=6, queries=1)
 SETTINGS = OptNanoSettings()
@@ -56,7 +56,7 @@ def test_a_step_lowers_the_loss_and_donates(tokenizer):
     config, params = new_model(settings, tokenizer, 0)
     model, shape = OPT(config), SHAPE._replace(batch=4, candidates=4, history=2, length=96)
     batch = TaskWriter(tokenizer).batch(np.random.default_rng(1), shape, settings.positions)
-    state = TrainState(params, make_optimizer(settings).init(params), jnp.zeros((), jnp.int32))
+    state = CountedState(params, make_optimizer(settings).init(params), jnp.zeros((), jnp.int32))
     step, losses = make_step(model, settings, 0), []
     kept = jax.tree.leaves(state.params)
     for _ in range(15):

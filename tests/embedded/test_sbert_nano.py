@@ -10,7 +10,6 @@ import pytest
 from allmrec_jax.embedded.lexicon import PLAIN, THEMES
 from allmrec_jax.embedded.sbert_nano import (
     SbertNanoSettings,
-    TrainState,
     contrastive_loss,
     make_batch,
     make_optimizer,
@@ -21,6 +20,7 @@ from allmrec_jax.embedded.sbert_nano import (
 from allmrec_jax.embedded.theme_texts import WORDS, draw_mix, draw_pairs, write_text
 from allmrec_jax.models.text_encoder import encode_texts, tokenize_texts
 from allmrec_jax.pretrained.sentence_encoder import ASSETS, load_sentence_encoder
+from allmrec_jax.training.state import CountedState
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_few_steps_of_a_tiny_model_lower_the_loss(shipped):
     batch = make_batch(shipped, settings, 0, 0)
     np.testing.assert_array_equal(batch["ids"], make_batch(shipped, settings, 0, 0)["ids"])
     params = model.init(jax.random.key(0), batch["ids"], batch["lengths"])["params"]
-    state = TrainState(params, make_optimizer(settings).init(params), jnp.zeros((), jnp.int32))
+    state = CountedState(params, make_optimizer(settings).init(params), jnp.zeros((), jnp.int32))
     step = make_step(model, settings, 0)
     losses = []
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer power
