@@ -3,13 +3,19 @@
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
+import time
 from typing import Any
 
 import click
 
 from allmrec_jax.commands.experiment import experiment
-from allmrec_jax.errors import UserError, visible
+from allmrec_jax.errors import STOPPED, StoppedError, UserError, first_line, out_of_memory, visible
+
+GRACE = 3.0
+"""Seconds that Ctrl-C gives a command to end by itself."""
 
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
@@ -94,10 +100,16 @@ click.version_option(package_name="allmrec-jax", message="%(prog)s %(version)s")
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; a :class:`UserError`, bad usage or an unusable file is one line and exit code 2."""
+    """Run the command line; a :class:`UserError`, bad usage or an unusable file is one line and exit code 2.
+
+    A training that SIGTERM ended exits with :data:`~allmrec_jax.errors.STOPPED`, whatever Ctrl-C ended with 130.
+    """
     if args is None:
         in_huge_pages()
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+        _end_at_ctrl_c()
+    told = logging.StreamHandler(sys.stderr)
+    told.setFormatter(_Visible("%(message)s"))
+    logging.basicConfig(handlers=[told])
     logging.getLogger("allmrec_jax").setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that is not UTF-8 gets \xe9 for é, not a traceback
@@ -106,6 +118,9 @@ def main(args: list[str] | None = None) -> None:
         allmrec.main(args=args, prog_name="allmrec", standalone_mode=False)
     except UserError as error:
         _fail(str(error))
+    except StoppedError as error:
+        print(visible(str(error)), file=sys.stderr)
+        sys.exit(STOPPED)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(2)
@@ -119,10 +134,45 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        if out_of_memory(error):
+            _fail(
+                f"out of memory ({first_line(error)}); lower --batch-size, take a smaller model or more devices "
+                "(--mesh); `allmrec plan` says what fits"
+            )
+        if not isinstance(error, OSError) or error.filename is None:
             raise
         _fail(f"{error.filename}: {error.strerror}")
+
+
+class _Visible(logging.Formatter):
+    """What a file or a title holds is shown to the terminal, not sent."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(map(visible, super().format(record).split("\n")))
+
+
+def _end_at_ctrl_c() -> None:
+    """Ctrl-C ends the process also where Python does not come to run for a while, as in a long step on a CPU.
+
+    Python's own way, KeyboardInterrupt, has :data:`GRACE` seconds. Ending at any moment leaves no file half written.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while os.read(told, 1) != bytes([signal.SIGINT]):
+            pass
+        time.sleep(GRACE)
+        if sys.stderr.isatty():
+            sys.stderr.write("\x1b[?25h")  # progress bars hide the cursor
+        print("interrupted", file=sys.stderr, flush=True)
+        os._exit(130)
+
+    threading.Thread(target=watch, daemon=True, name="ctrl-c").start()
 
 
 def in_huge_pages() -> None:

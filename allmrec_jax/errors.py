@@ -4,6 +4,9 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 
+MAX_SEED = 2**32 - 1
+"""The largest seed; the smallest is 0."""
+
 STOPPED = 75
 """Exit code of a training that SIGTERM ended after it had saved (``EX_TEMPFAIL``): run it again with ``--resume``."""
 

@@ -220,6 +220,15 @@ def wait_for_all() -> None:
         multihost_utils.sync_global_devices("allmrec")
 
 
+def any_process(value: bool) -> bool:
+    """Whether ``value`` is true in any of the processes that train together; all of them must ask."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(np.array(value)).any())
+
+
 def scope() -> contextlib.AbstractContextManager[Any]:
     """What jitted functions that lay out arrays by :func:`constrain` are called under."""
     return contextlib.nullcontext() if _in_use is None else jax.set_mesh(_in_use)

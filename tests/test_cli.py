@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from allmrec_jax import cli
 from allmrec_jax.commands.runs import command as runs
 from allmrec_jax.commands.train import command as train
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import StoppedError, UserError
 
 GROUPS: dict[tuple[str, ...], click.Group] = {
     (): cli.allmrec,
@@ -117,3 +118,67 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: type("M", (), {"command": click.command()(fail)}))
     with pytest.raises(KeyError):
         cli.main(["broken"])
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("Unable to allocate 9 TiB"), "out of memory (Unable to allocate 9 TiB); lower --batch-size"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"), "out of memory (RESOURCE_EXH"),
+        (UserError("a title with \x1b]0;owned\x07 and \u202e"), "a title with \\x1b]0;owned\\x07 and \\u202e"),
+    ],
+)
+def test_what_ends_a_command_is_one_line_that_a_terminal_does_not_act_upon(capsys, monkeypatch, error, said):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(cli.allmrec, "main", fail)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([])
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {said}") and shown.count("\n") == 1 and "\x1b" not in shown
+
+
+def test_a_training_told_to_end_has_an_exit_code_of_its_own(capsys, monkeypatch):
+    def stop(*_, **__):
+        raise StoppedError("saved at step 4")
+
+    monkeypatch.setattr(cli.allmrec, "main", stop)
+    with pytest.raises(SystemExit, match="75"):
+        cli.main([])
+    assert capsys.readouterr().err == "saved at step 4\n"
+
+
+LONG_STEP = """
+import signal, time
+from allmrec_jax import cli
+cli.GRACE = 0.2
+def main(**_):
+    print("in it", flush=True)
+    signal.signal(signal.SIGINT, lambda *_: None)  # as where Python does not come to run
+    time.sleep(30)
+cli.allmrec.main = main
+cli.in_huge_pages = lambda: None
+cli.main()
+"""
+
+
+def test_ctrl_c_ends_a_long_step():
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG_STEP],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "in it\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130 and said == "interrupted\n"
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999999999999", "9" * 5000])
+def test_a_seed_out_of_range_is_one_line(capsys, tmp_path, seed):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["synthesize", "--out", str(tmp_path / "raw"), "--seed", seed])
+    assert capsys.readouterr().err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import click
 
 from allmrec_jax.commands.options import (
     FOLDER,
+    SEED,
     Command,
     checkpoints_option,
     data_option,
@@ -46,7 +47,7 @@ TABLE_OPTIONS = (
         "Who is asked",
         click.option("--max-users", type=COUNT, help="Ask so many test users, a seeded sample.  [all]"),
         click.option("--llm-users", type=COUNT, help="Ask systems with an LLM about the first so many.  [all]"),
-        click.option("--candidate-seed", type=int, default=0, show_default=True, help="Of the candidate file."),
+        click.option("--candidate-seed", type=SEED, default=0, show_default=True, help="Of the candidate file."),
         click.option("--batch-size", type=COUNT, help="Prompts read at once.  [4 on a CPU, 16 elsewhere]"),
         click.option("--generate/--no-generate", default=True, help="Let language models also write titles.  [yes]"),
     ),
@@ -85,7 +86,7 @@ def _own_option(option: OwnOption) -> Callable[[Callable], Callable]:
     flag, default = "--" + option.name.replace("_", "-"), option.default_value()
     if option.type is bool:
         return click.option(flag, is_flag=True, default=default, help=option.help)
-    kind = FOLDER if option.type == "data" else option.type
+    kind = FOLDER if option.type == "data" else SEED if option.name.endswith("seed") else option.type
     if option.minimum is not None:
         kind = click.IntRange(min=option.minimum)
     return click.option(
@@ -155,8 +156,8 @@ def all_command() -> click.Command:
 @click.command(name="demo", cls=Command, short_help="the whole pipeline on the embedded data", epilog=examples("demo"))
 @click.option("--out", type=FOLDER, default=Path("runs/demo"), show_default=True)
 @checkpoints_option
-@click.option("--data-seed", type=int, default=0, show_default=True, help="Seed of the synthetic data.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of training and evaluation.")
+@click.option("--data-seed", type=SEED, default=0, show_default=True, help="Seed of the synthetic data.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of training and evaluation.")
 @click.option("--data-preset", default="demo", show_default=True, help="Size of the synthetic data (demo or tiny).")
 @click.option("--llm", default="opt-nano", show_default=True, help="The language model: a directory or a name.")
 @click.option("--sentence-encoder", default="sbert-nano", show_default=True, help="A directory or a name.")

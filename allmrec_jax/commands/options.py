@@ -10,6 +10,8 @@ from typing import Any, Literal
 import click
 from click.shell_completion import CompletionItem
 
+from allmrec_jax.errors import MAX_SEED
+
 FOLDER = click.Path(path_type=Path)
 
 GROUP = "group"
@@ -73,7 +75,8 @@ checkpoints_option = click.option(
     show_default=True,
     help="The folder of runs.",
 )
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of every random draw.")
+SEED = click.IntRange(0, MAX_SEED)
+seed_option = click.option("--seed", type=SEED, default=0, show_default=True, help="Of every random draw.")
 llm_weights_option = click.option(
     "--llm-weights",
     type=click.Choice(["dtype", "int8"]),

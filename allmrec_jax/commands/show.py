@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from allmrec_jax.api.table import Table
+from allmrec_jax.errors import visible
 
 
 def show(table: Table[Any], *, as_json: bool = False, numbers: tuple[str, ...] = ()) -> None:
@@ -23,9 +24,9 @@ def show(table: Table[Any], *, as_json: bool = False, numbers: tuple[str, ...] =
     from rich.text import Text
 
     rows = table.shown()
-    shown = RichTable(title=Text(table.title) if table.title else None, title_justify="left", box=SIMPLE_HEAD)
+    shown = RichTable(title=Text(visible(table.title)) if table.title else None, title_justify="left", box=SIMPLE_HEAD)
     for name in rows[0] if rows else ():
         shown.add_column(name, justify="right" if name in numbers else "left", overflow="fold")
     for row in rows:
-        shown.add_row(*map(Text, row.values()))
+        shown.add_row(*(Text(visible(cell)) for cell in row.values()))
     Console().print(shown)

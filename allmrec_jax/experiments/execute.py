@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import STOPPED, StoppedError, UserError
 from allmrec_jax.experiments.graph import Row, Training, Workplace, trainings_of, units
 from allmrec_jax.experiments.processes import allmrec_command, run_process
 from allmrec_jax.fileio import held, write_text
@@ -86,6 +86,8 @@ def train_in_process(arguments: Sequence[str], name: str, lock: int) -> dict[str
     """
     click.echo(f"    allmrec {' '.join(arguments)}", err=True)
     ended = run_process(allmrec_command(arguments), read="stderr", lock=lock)
+    if ended.exit_code == STOPPED:
+        raise StoppedError(f"training {name} was told to end and has saved; the same command goes on")
     if ended.exit_code:
         raise UserError(
             f"training {name} failed (exit code {ended.exit_code}): {ended.last_line}; the same command goes on"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from allmrec_jax.errors import STOPPED
 from allmrec_jax.experiments.answers import EvaluationProtocol, kept_answers
 from allmrec_jax.experiments.execute import COST
 from allmrec_jax.experiments.graph import Row, Training, Workplace, levels, trainings_of, units
@@ -83,6 +84,20 @@ def show_plan(tables: "Sequence[tuple[Workplace, Sequence[Row], EvaluationProtoc
     return "\n".join([*lines.values(), last])
 
 
+PASS_ON = "trap 'kill -TERM \"$child\"' TERM"
+"""The begin of a SLURM file: what the batch script is told, the training is told."""
+
+REQUEUE = (
+    "child=$!",
+    'while kill -0 "$child" 2> /dev/null; do wait "$child"; done  # a signal ends a wait early',
+    'wait "$child"; code=$?',
+    f"# {STOPPED}: the training was told to end and has saved; it goes on where it is queued again.",
+    f'if [ $code -eq {STOPPED} ]; then scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"; fi',
+    "exit $code",
+)
+"""The end of a SLURM file."""
+
+
 def write_slurm(work: Workplace, rows: Sequence[Row], directory: Path) -> Path:
     """Writes the missing trainings as SLURM arrays, one for each level of the graph, and the script that submits them.
 
@@ -93,10 +108,11 @@ def write_slurm(work: Workplace, rows: Sequence[Row], directory: Path) -> Path:
     submit = ["#!/bin/sh", "set -e", 'cd "$(dirname "$0")"', "previous="]
     for number, level in enumerate(levels([node for node in trainings_of(rows) if not work.done(node)])):
         lines = ["#!/bin/bash", f"#SBATCH --job-name=allmrec-{number}", f"#SBATCH --array=0-{len(level) - 1}"]
+        lines += ["#SBATCH --requeue", "#SBATCH --signal=B:TERM@300", PASS_ON]
         lines += [f"cd {shlex.quote(os.getcwd())}", "case $SLURM_ARRAY_TASK_ID in"]
         program = [sys.executable, "-m", "allmrec_jax.cli"]
-        lines += [f"{place}) {shlex.join([*program, *work.command(node)])} ;;" for place, node in enumerate(level)]
-        write_text(directory / f"level{number}.sbatch", "\n".join([*lines, "esac", ""]))
+        lines += [f"{place}) {shlex.join([*program, *work.command(node)])} & ;;" for place, node in enumerate(level)]
+        write_text(directory / f"level{number}.sbatch", "\n".join([*lines, "esac", *REQUEUE, ""]))
         wait = "${previous:+--dependency=afterok:$previous}"
         submit.append(f'previous=$(sbatch --parsable {wait} "$@" level{number}.sbatch)')
     write_text(directory / "submit.sh", "\n".join([*submit, ""]))

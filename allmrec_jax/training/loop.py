@@ -1,20 +1,27 @@
 """The one training loop: it runs a pure step over batches, and logs, evaluates, saves and resumes."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
+import signal
+import threading
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
 
-from allmrec_jax.errors import UserError
+from allmrec_jax import sharding
+from allmrec_jax.errors import StoppedError, UserError
 from allmrec_jax.runs import Run
 from allmrec_jax.training.metrics import MetricsLogger
 
 State = TypeVar("State")
+
+AGREE = 10
+"""Steps after which processes that train together ask each other whether one was told to stop."""
 
 PREFETCH = 2
 """Batches prepared ahead by the background thread."""
@@ -95,7 +102,28 @@ def train_loop(
 
     Raises:
         UserError: the loss is not finite (the step is named, the last good checkpoint is kept), or the disk is full.
+        StoppedError: SIGTERM came; the step under way was finished and its state is saved.
     """
+    with _asked_to_stop() as asked:
+        return _train_loop(
+            run, state, step, batch_at, settings, asked, evaluate=evaluate, monitor=monitor, resume=resume, log=log
+        )
+
+
+def _train_loop(
+    run: Run,
+    state: State,
+    step: Callable[[State, Any], tuple[State, Mapping[str, jax.Array]]],
+    batch_at: Callable[[int], Any],
+    settings: LoopSettings,
+    asked: Callable[[int], bool],
+    *,
+    evaluate: Callable[[State], Mapping[str, float]] | None,
+    monitor: str | None,
+    resume: bool,
+    log: MetricsLogger,
+) -> tuple[State, State]:
+    """:func:`train_loop`; ``asked(step)`` says whether to stop after this step."""
     abstract = jax.tree.map(_abstract, state)
     done, progress = 0, _Progress()
     if resume and (latest := run.latest_step()) is not None:
@@ -144,7 +172,8 @@ def train_loop(
         evaluating = (
             evaluate is not None and settings.evaluate_every and (number % settings.evaluate_every == 0 or last)
         )
-        saving = last or (settings.save_every and number % settings.save_every == 0)
+        stopping = asked(number)
+        saving = last or stopping or (settings.save_every and number % settings.save_every == 0)
         if not (evaluating or saving):
             continue
         record, pending = settle(number, metrics), None
@@ -164,11 +193,40 @@ def train_loop(
             run.save(number, state, dataclasses.asdict(progress))
         if best:
             run.mark_best(number, progress.best_metrics)
+        if stopping:
+            batches.close()
+            raise StoppedError(
+                f"{run.path}: asked to end (SIGTERM) and saved at step {number}; the same command with --resume goes on"
+            )
     batches.close()
 
     if progress.best_step is None or progress.best_step == run.latest_step():
         return state, state
     return state, run.restore(abstract, progress.best_step)
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[Callable[[int], bool]]:
+    """SIGTERM, what schedulers send some time before SIGKILL, asks to stop; elsewhere it ends the process at once.
+
+    Yields:
+        a function of the step: whether to stop after it. Several processes agree on that every :data:`AGREE` steps.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only that one is told of signals
+        yield lambda step: False
+        return
+    came = threading.Event()
+
+    def asked(step: int) -> bool:
+        if jax.process_count() == 1:
+            return came.is_set()
+        return step % AGREE == 0 and sharding.any_process(came.is_set())
+
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _better(value: float, best: float | None, maximize: bool) -> bool:

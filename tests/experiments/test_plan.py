@@ -1,8 +1,10 @@
 """How long an experiment may take, and its SLURM files."""
 
 import json
+import os
 import shlex
 import subprocess
+import time
 
 import pytest
 from tiny_place import recipes, workplace
@@ -10,7 +12,7 @@ from tiny_place import recipes, workplace
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.experiments.execute import COST
 from allmrec_jax.experiments.graph import Workplace, levels, trainings_of, units
-from allmrec_jax.experiments.plan import BEGINNING, estimate, write_slurm
+from allmrec_jax.experiments.plan import BEGINNING, PASS_ON, REQUEUE, estimate, write_slurm
 from allmrec_jax.experiments.rows import at_seeds, known_rows
 from allmrec_jax.trained.kinds import KINDS
 
@@ -51,6 +53,22 @@ def test_levels_and_slurm_arrays_respect_what_builds_on_what(place, tmp_path):
         array = (tmp_path / "slurm" / f"level{number}.sbatch").read_text()
         assert f"--array=0-{len(group) - 1}\n" in array
         lines = [line for line in array.splitlines() if line.endswith(";;")]
-        assert [shlex.split(line)[4:-1] for line in lines] == [work.command(node) for node in group]
+        assert [shlex.split(line)[4:-2] for line in lines] == [work.command(node) for node in group]
     for path in (tmp_path / "slurm").iterdir():
         subprocess.run(["sh", "-n", path], check=True)  # reads as a script
+
+
+@pytest.mark.parametrize(("ends", "requeued"), [(75, True), (0, False), (2, False)])
+def test_a_slurm_job_that_was_told_to_end_is_queued_again(tmp_path, ends, requeued):
+    child = "trap 'trap \"\" TERM; exit $0' TERM; while :; do sleep 0.05; done" if ends == 75 else "exit $0"
+    (tmp_path / "job").write_text("\n".join([PASS_ON, f"bash -c {shlex.quote(child)} {ends} &", *REQUEUE, ""]))
+    (tmp_path / "scontrol").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    known = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    job = subprocess.Popen(["bash", tmp_path / "job"], env=known, stdout=subprocess.PIPE, text=True)
+    while ends == 75 and job.poll() is None:  # until the child has set its trap too
+        time.sleep(0.2)
+        job.terminate()
+    told, _ = job.communicate(timeout=30)
+    assert job.returncode == ends
+    assert told == ("requeue 7_2\n" if requeued else "")

@@ -1,4 +1,4 @@
-"""A toy training that can end itself with SIGKILL at a chosen moment: ``killable.py ROOT MOMENT [--resume]``.
+"""A toy training that can end itself at a chosen moment: ``killable.py ROOT MOMENT [--resume]``.
 
 The toy has what makes resuming hard: Adam's moments, dropout from step keys, validation with a choice of the best step.
 """
@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from allmrec_jax import fileio
+from allmrec_jax.errors import STOPPED, StoppedError
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.runs import Run
 from allmrec_jax.training.loop import LoopSettings, train_loop
@@ -44,7 +45,7 @@ def train_step(state, batch):
 
 
 def main(root: str, moment: str, resume: bool) -> None:
-    """Trains; ``moment`` is ``never``, ``batch N``, ``replace N``, ``best N`` or ``end``."""
+    """Trains; ``moment`` is ``never``, ``batch N``, ``replace N``, ``best N``, ``term N`` or ``end``."""
     what, _, number = moment.partition(" ")
 
     def die(here: bool) -> None:
@@ -53,6 +54,8 @@ def main(root: str, moment: str, resume: bool) -> None:
 
     def batch_at(index):
         die(what == "batch" and index == int(number))
+        if what == "term" and index == int(number):
+            os.kill(os.getpid(), signal.SIGTERM)
         x = numpy_rng(SEED, "batch", index).standard_normal((16, 8), np.float32)
         return {"x": x, "y": x.sum(axis=1)}
 
@@ -87,4 +90,8 @@ def main(root: str, moment: str, resume: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], "--resume" in sys.argv)
+    try:
+        main(sys.argv[1], sys.argv[2], "--resume" in sys.argv)
+    except StoppedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(STOPPED)

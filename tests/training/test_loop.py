@@ -14,7 +14,7 @@ import killable
 import numpy as np
 import pytest
 
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import STOPPED, StoppedError, UserError
 from allmrec_jax.runs import Run
 from allmrec_jax.training.loop import LoopSettings, train_loop
 from allmrec_jax.training.metrics import MetricsLogger, read_lines
@@ -176,20 +176,46 @@ def test_a_full_disk_keeps_the_last_checkpoint(run, caplog):
     np.testing.assert_array_equal(last["big"], state["big"])
 
 
+def test_sigterm_saves_the_step_under_way_and_says_so(run):
+    def step(state, batch):
+        if batch == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return add(state, np.float32(1))
+
+    with pytest.raises(StoppedError, match=r"asked to end \(SIGTERM\) and saved at step 4; .*--resume"):
+        train(run, step, lambda index: index, LoopSettings(10, save_every=5))
+    assert run.steps() == [4] and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    last, _ = train(run, step, lambda index: 0, LoopSettings(10, save_every=5), resume=True)
+    assert float(last) == 10
+
+
+@pytest.mark.parametrize("text", ["[]\n", '{"loss": 1}\n', '{"step": 1}\n{\n', "[" * 100_000 + "\n", "\x00\n"])
+def test_metrics_of_another_structure_are_one_line(tmp_path, text):
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line [12]: "):
+        read_lines(tmp_path / "metrics.jsonl")
+
+
+def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"ste')
+    assert read_lines(tmp_path / "metrics.jsonl") == [{"step": 1}]
+
+
 def run_killable(root: Path, *arguments: str) -> int:
     """Runs the toy training in a process of its own and returns how it ended."""
     done = subprocess.run(
         [sys.executable, killable.__file__, str(root), *arguments], capture_output=True, text=True, timeout=240
     )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    assert done.returncode in (0, -signal.SIGKILL, STOPPED), done.stderr
     return done.returncode
 
 
 def test_killed_anywhere_and_resumed_it_ends_bit_for_bit_where_the_unbroken_run_does(tmp_path):
     assert run_killable(tmp_path / "unbroken", "never") == 0
-    for moment in ("batch 13", "replace 21", "best 30", "batch 34", "end"):
+    for moment in ("batch 13", "term 16", "replace 21", "best 30", "batch 34", "term 36", "end"):
         resume = [] if moment == "batch 13" else ["--resume"]
-        assert run_killable(tmp_path / "broken", moment, *resume) == -signal.SIGKILL, moment
+        ended = STOPPED if moment.startswith("term") else -signal.SIGKILL
+        assert run_killable(tmp_path / "broken", moment, *resume) == ended, moment
     assert run_killable(tmp_path / "broken", "never", "--resume") == 0
 
     unbroken, broken = (next((tmp_path / name).glob("toy/toy/*")) for name in ("unbroken", "broken"))
