@@ -33,6 +33,7 @@ lint: $(INSTALLED)-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # A warning, a link that leads nowhere for instance, is an error.
 docs: $(INSTALLED)-docs

@@ -22,8 +22,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from allmrec_jax import sharding
-from allmrec_jax.baselines.morec import require_titles
-from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.data.dataset import Dataset, require_titles
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import load_arrays, save_arrays
 from allmrec_jax.models.cf.ctrl import CTRL, CTRLCF, Aligner, contrastive_loss

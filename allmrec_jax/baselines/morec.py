@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
 from allmrec_jax import sharding
-from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.data.dataset import Dataset, require_titles
 from allmrec_jax.data.negatives import UniformNegatives
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import save_arrays
@@ -309,9 +309,3 @@ def train_morec(
     trained = dataclasses.replace(encoder, params=jax.device_get(chosen["encoder"]))
     save_sentence_encoder(run.export_path("sentence_encoder"), trained)
     return training.finish({"step": run.best_step() or run.latest_step(), "encoder": str(encoder_name)})
-
-
-def require_titles(dataset: Dataset, system: str) -> None:
-    """Refuses data without texts; :class:`UserError` names the system."""
-    if len(set(dataset.titles[1:])) < 2:
-        raise UserError(f"{dataset.path}: {system} reads titles, and this data set has none; prepare it with titles")

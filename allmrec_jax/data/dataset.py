@@ -107,6 +107,11 @@ class Dataset:
         return len(self.titles) - 1
 
     @cached_property
+    def has_titles(self) -> bool:
+        """Whether titles tell the items apart: not where all are the same, e.g. none is known."""
+        return len(set(self.titles[1:])) > 1
+
+    @cached_property
     def lengths(self) -> Int64[np.ndarray, "U"]:
         """Interactions of each user."""
         return np.diff(self.offsets)
@@ -224,6 +229,16 @@ class Dataset:
         if cut == "test":
             return np.where(lengths >= 3, lengths - 1, 0)
         raise ValueError(f"unknown cut {cut!r}; known: {', '.join(CUTS)}")
+
+
+def require_titles(dataset: Dataset, system: str) -> None:
+    """Refuses data whose items have no titles.
+
+    Raises:
+        UserError: it names the system.
+    """
+    if not dataset.has_titles:
+        raise UserError(f"{dataset.path}: {system} reads titles, and this data set has none; prepare it with titles")
 
 
 def item_texts(dataset: Dataset, style: Literal["paper", "official"]) -> list[str]:

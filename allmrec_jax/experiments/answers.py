@@ -36,7 +36,7 @@ ANSWERS_VERSION = 1
 
 def check_texts(dataset: Dataset, rows: Sequence[Row]) -> None:
     """Refuses rows that need titles on data without any, or where all are the same ("No Title")."""
-    if len(set(dataset.titles[1:])) > 1:
+    if dataset.has_titles:
         return
     for row in rows:
         if row.llm or any(KINDS[node.kind].reads_texts for node in row.nodes()):
