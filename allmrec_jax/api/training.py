@@ -360,16 +360,22 @@ def fit(
         raise UserError(
             f"no stage is called {unknown[0]!r}{did_you_mean(unknown[0], stages)} known: {', '.join(stages)}"
         )
+    wanted = stages[: stages.index(until) + 1]
     common: dict[str, Any] = {"preset": preset, "seed": seed, "checkpoints": checkpoints, "resume": resume}
     own: dict[str, dict[str, Any]] = {
         "cf": {"model": model}, "stage1": {"sentence_encoder": sentence_encoder}, "stage2": {"llm": llm}
     }  # fmt: skip
-    for stage in stages[: stages.index(until) + 1]:  # a typo in the last stage is told before the first is trained
-        resolve_settings(KINDS[stage], preset, changes.get(stage, {}), model if stage == "cf" else None)
+    # A typo in the last stage, or a model that is not there, is told before the first stage is trained.
+    resolved = {
+        stage: resolve_settings(KINDS[stage], preset, changes.get(stage, {}), model if stage == "cf" else None)
+        for stage in wanted
+    }
     with devices(mesh, distributed, lambda: llm or KINDS["stage2"].models["llm"][preset]):
         dataset = load_data(data)
+        for stage in wanted:
+            _check_models(KINDS[stage], preset, resolved[stage], {"encoder": sentence_encoder, "llm": llm})
         runs: dict[str, TrainedRun] = {}
-        for stage in stages[: stages.index(until) + 1]:
+        for stage in wanted:
             before = {run.identity for run in list_runs(checkpoints, data=dataset, kind=stage) if run.done}
             upstream: dict[str, Any] = {role: runs[role] for role in KINDS[stage].upstream}
             runs[stage] = train_model(
@@ -379,3 +385,21 @@ def fit(
             done = "trained before" if runs[stage].identity in before else "trained"
             log.info("%s: %s (%s)", stage, runs[stage].path, done)
         return runs[until]
+
+
+def _check_models(record: "TrainingKind", preset: str, settings: Any, given: Mapping[str, str | None]) -> None:
+    """Raises what a training would raise about its pretrained models, before their weights are used."""
+    import jax.numpy as jnp
+
+    models = {role: given[role] or record.models[role][preset] for role in record.models}
+    try:
+        if "encoder" in models:
+            from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
+
+            load_sentence_encoder(models["encoder"], jnp.dtype(settings.dtype))
+        if "llm" in models:
+            from allmrec_jax.pretrained.llm import check_llm
+
+            check_llm(models["llm"], jnp.dtype(settings.dtype), int8=settings.llm_weights == "int8")
+    except UserError as error:
+        raise _with_what_works(error, record, preset, models, given) from error

@@ -260,3 +260,28 @@ def test_systems_are_measured_by_handle_and_by_name(trained: Trained, tmp_path: 
     assert "A-LLMRec" in results._repr_html_()
     with pytest.raises(ar.UserError, match="no system is made of a stage1 run alone"):
         ar.evaluate(trained.dataset, [trained.stage1])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"llm": "nowhere"}, "nowhere"),
+        ({"settings": {"stage2": {"step": 3}}}, "did you mean 'steps'"),
+        ({"settings": {"stge2": {}}}, "did you mean 'stage2'"),
+    ],
+)
+def test_what_stage_2_lacks_is_told_before_anything_is_trained(
+    trained: Trained, tmp_path: Path, given: dict, message: str
+):
+    with pytest.raises(ar.UserError, match=message):
+        ar.fit(trained.dataset, checkpoints=tmp_path, **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_preset_whose_model_is_not_here_names_one_that_is(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    with pytest.raises(ar.UserError, match="--preset small takes sbert-nano, which is here"):
+        ar.fit(trained.dataset, checkpoints=tmp_path / "out", preset="paper")
