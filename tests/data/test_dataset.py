@@ -176,3 +176,24 @@ def test_loading_imports_no_reader_library(tmp_path):
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_slices_of_a_data_set_are_the_bottom_and_top_35_percent(tmp_path):
+    """Table 4's definition; the share is the product's default, not the test's."""
+    rng = np.random.default_rng(0)
+    sequences = [
+        rng.choice(200, 12, replace=False, p=np.arange(1, 201) / np.arange(1, 201).sum()) + 1 for _ in range(90)
+    ]
+    dataset = write_dataset(
+        tmp_path / "data",
+        name="Slices",
+        items=np.concatenate(sequences),
+        offsets=np.arange(91) * 12,
+        titles=[f"item {i}" for i in range(200)],
+        descriptions=[""] * 200,
+    )
+    order = np.argsort(dataset.train_count[1:], kind="stable") + 1
+    assert len(dataset.slices["cold"]) == len(dataset.slices["warm"]) == 70
+    assert sorted(dataset.slices["cold"].tolist()) == sorted(order[:70].tolist())
+    counts = dataset.train_count
+    assert counts[dataset.slices["warm"]].min() >= counts[dataset.slices["cold"]].max()

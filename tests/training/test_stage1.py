@@ -18,7 +18,7 @@ from allmrec_jax.training import stage1_batches
 from allmrec_jax.training.stage1 import Stage1Model, make_optimizer, make_step, train_stage1
 from allmrec_jax.training.stage1_batches import Catalogue, Stage1Sampler
 from allmrec_jax.training.stage1_export import load_stage1
-from allmrec_jax.training.stage1_settings import Stage1Settings
+from allmrec_jax.training.stage1_settings import PRESETS, Stage1Settings
 from allmrec_jax.training.state import CountedState
 
 USERS, ITEMS, DIM = 30, 80, 6
@@ -264,3 +264,104 @@ def test_a_damaged_or_foreign_run_is_named(world, tmp_path):
     (run / "run.json").write_text(json.dumps(about | {"kind": "cf"}))
     with pytest.raises(UserError, match="is a cf run; a stage1 run is needed"):
         load_stage1(run)
+
+
+class LiveCF:
+    """A stand-in for a live CF model: a user is the last item of the history and its length, noise with a key."""
+
+    live, num_items, dim, identity = True, ITEMS, 2, "live"
+
+    def at(self, cut):
+        return self
+
+    def item_vectors(self):
+        return np.arange(2 * (ITEMS + 1), dtype=np.float32).reshape(ITEMS + 1, 2)
+
+    def user_vectors(self, users, items, *, key=None):
+        told = np.stack([items[:, -1], np.count_nonzero(items, axis=1)], axis=1).astype(np.float32)
+        return told if key is None else told + np.asarray(jax.random.uniform(key, told.shape, minval=0.1, maxval=0.4))
+
+
+def live_sampler(world, **changes):
+    path, dataset = world
+    settings = dataclasses.replace(SETTINGS, **changes)
+    tokens = tokenize_texts(load_sentence_encoder(path / "encoder"), item_texts(dataset, "paper"), 16)
+    cf = LiveCF()
+    return Stage1Sampler(dataset, cf, Catalogue(cf.item_vectors(), tokens, None), settings, seed=0)
+
+
+def samples_of(sampler, index):
+    """User vector, positive and negative item of each sample of a batch that counts."""
+    batch = jax.tree.map(lambda x: x[0], sampler(index))
+    real = batch.weights > 0
+    item = (batch.items[:, 0] / 2).astype(int)
+    return batch.users[real], item[batch.positives[real]], item[batch.negatives[real]]
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_users_are_known_by_what_they_did_before_the_target(world, positions):
+    _, dataset = world
+    sampler = live_sampler(world, positions=positions)
+    before = {
+        (int(sequence[place - 1]), place, int(sequence[place]))
+        for user in range(USERS)
+        for sequence in [dataset.train_sequence(user)]
+        for place in (range(1, len(sequence)) if positions == "all" else range(len(sequence) - 1, len(sequence)))
+        if place >= 1
+    }
+    seen = set()
+    for index in range(sampler.steps_per_epoch):
+        users, positives, _ = samples_of(sampler, index)
+        seen |= {(int(last), int(count), int(item)) for (last, count), item in zip(users, positives, strict=True)}
+    assert seen == before
+
+
+def test_the_cf_models_dropout_is_on_in_train_mode_only_and_anew_in_each_batch(world):
+    plain, live = live_sampler(world, shuffle=False), live_sampler(world, shuffle=False, cf_train_mode=True)
+    epoch = plain.steps_per_epoch
+    noise = [samples_of(live, index)[0] - samples_of(plain, index)[0] for index in (0, 0, epoch)]
+    assert (noise[0] >= 0.1).all()  # what the stand-in adds at least where it is given a key
+    np.testing.assert_array_equal(noise[0], noise[1])
+    assert (noise[0] != noise[2]).all()
+
+
+def test_negatives_are_drawn_anew_in_each_batch(world):
+    sampler = live_sampler(world, shuffle=False)
+    first, again, later = (samples_of(sampler, index) for index in (0, 0, sampler.steps_per_epoch))
+    np.testing.assert_array_equal(first[1], later[1])  # the same samples, an epoch later
+    np.testing.assert_array_equal(first[2], again[2])
+    assert np.mean(first[2] == later[2]) < 0.5  # of 80 items next to none is drawn twice
+
+
+def test_encoder_and_autoencoders_have_their_own_rates_and_schedule():
+    params = {"alignment": {"w": jnp.ones(3)}, "encoder": {"w": jnp.ones(3)}}
+    for schedule, late in (("constant", 1.0), ("cosine", 0.5)):
+        settings = dataclasses.replace(SETTINGS, learning_rate=3e-3, encoder_learning_rate=1e-4, schedule=schedule)
+        optimizer = make_optimizer(settings, total_steps=10)
+        state, rates = optimizer.init(params), []
+        for _ in range(6):
+            # Of a constant gradient of 1, Adam's step is its rate but for epsilon.
+            updates, state = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+            rates.append((-float(updates["alignment"]["w"][0]), -float(updates["encoder"]["w"][0])))
+        np.testing.assert_allclose(rates[0], (3e-3, 1e-4), rtol=1e-4)
+        np.testing.assert_allclose(rates[5], (3e-3 * late, 1e-4 * late), rtol=1e-4)  # half of the cosine's way
+
+
+def test_presets_are_the_papers_and_the_official_codes():
+    """The paper's section 4.1; defaults and constants of ghdtjr/A-LLMRec's main.py and models/a_llmrec_model.py."""
+    paper, official = (dataclasses.asdict(PRESETS[name]) for name in ("paper", "official"))
+    both = {
+        "epochs": 10, "batch_size": 32, "learning_rate": 1e-4, "encoder_learning_rate": 1e-4, "beta2": 0.98,
+        "schedule": "constant", "alpha": 0.5, "match_weight": 1.0, "rec_weight": 1.0, "latent_dim": 128,
+        "positions": "last", "freeze_encoder": False, "choose": "last", "text_max_tokens": 512, "dtype": "float32",
+    }  # fmt: skip
+    code = {
+        "beta": 0.2, "negatives_too": True, "mean_logits": True, "detach_texts": True, "cf_train_mode": True,
+        "shuffle": False, "text_style": "official",
+    }  # fmt: skip
+    article = {
+        "beta": 0.5, "negatives_too": False, "mean_logits": False, "detach_texts": False, "cf_train_mode": False,
+        "shuffle": True, "text_style": "paper",
+    }  # fmt: skip
+    assert {name: paper[name] for name in both | article} == both | article
+    assert {name: official[name] for name in both | code} == both | code

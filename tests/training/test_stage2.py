@@ -487,3 +487,24 @@ def test_what_cannot_fit_is_refused_before_any_weight(project, dataset):
         train()
     with use_mesh("tensor=4"), pytest.raises(UserError, match=r"the 2 attention heads of .*nearest: --mesh data=2"):
         train()
+
+
+def test_users_are_known_by_what_they_did_before_the_target_in_its_order(dataset, tables):
+    class LastItems(LiveCF):
+        """A user is the last two items of the history, in order, and how many there are."""
+
+        def user_vectors(self, users, items, *, key=None):
+            count = np.count_nonzero(items, axis=1)
+            return np.stack([items[:, -1], items[:, -2], count], axis=1).astype(np.float32)
+
+    sampler = sampled(dataset, tables, cf=LastItems(), batch_size=1, positions="all")
+    for index in range(len(sampler)):
+        batch = sampler(index)
+        (target,) = targets_of(sampler, batch)
+        owner = [u for u in range(USERS) if target in dataset.train_sequence(u)[1:]]
+        before = []
+        for user in owner:
+            sequence = dataset.train_sequence(user).tolist()
+            history = sequence[: sequence.index(target)]
+            before.append((history[-1], history[-2] if len(history) > 1 else 0, len(history)))
+        assert tuple(batch.users[0].astype(int).tolist()) in before
