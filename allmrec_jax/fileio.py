@@ -57,7 +57,7 @@ def plain_name(name: Any, where: Path | str) -> str:
     Raises:
         UserError: it is something else; ``where`` says where it stands.
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(os.fsencode(name)) > 200:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name.encode()) > 200:
         shown = repr(name) if len(repr(name)) <= 80 else f"{repr(name)[:80]}…"
         raise UserError(
             f"{where}: {shown} is no name for a folder; it takes letters, digits and ._+-, no dot first, "

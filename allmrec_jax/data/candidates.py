@@ -5,14 +5,16 @@ in one set are distinct. Those of training are drawn in :mod:`allmrec_jax.data.n
 """
 
 import dataclasses
+import errno
 import hashlib
+import logging
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
-from allmrec_jax.data.dataset import Cut, Dataset
+from allmrec_jax.data.dataset import NO_TITLE, Cut, Dataset
 from allmrec_jax.data.negatives import TooFewItems, draw_distinct_titles, title_groups
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
@@ -23,6 +25,10 @@ COUNT = 20
 
 SCENARIOS = ("overall",)
 CHUNK = 8192
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,9 +105,16 @@ def make_candidates(
         try:
             negatives = draw_distinct_titles(rng, rows, np.concatenate(own), target, title_ids, count - 1)
         except TooFewItems as few:
+            untitled = dataset.titles.count(NO_TITLE)
+            remedy = (
+                f"{untitled} of the {dataset.num_items} items have no title, which counts as one: give `allmrec prepare` "
+                "metadata that has titles"
+                if 2 * untitled > dataset.num_items
+                else "prepare a larger data set"
+            )
             raise UserError(
                 f"{dataset.path}: user {chunk[few.row]} leaves {few.usable + 1} items with distinct titles to choose "
-                f"from, {count} are needed; prepare a larger data set"
+                f"from, {count} are needed; {remedy}"
             ) from None
         sets.append(rng.permuted(np.concatenate([target[:, None], negatives], axis=1), axis=1))
     return Candidates(users, targets.astype(np.int32), np.concatenate(sets).astype(np.int32), cut, seed, scenario)
@@ -116,7 +129,8 @@ def load_candidates(
 ) -> Candidates:
     """The data set's candidate file of this scenario and seed, written on first use.
 
-    The file holds all users; ``max_users`` then takes the first so many of its random order.
+    The file holds all users; ``max_users`` then takes the first so many of its random order. Where the data set cannot
+    be written to, the same sets are drawn each time, and that is logged.
 
     Raises:
         UserError: as :func:`make_candidates`; or the file is damaged or belongs to other data.
@@ -125,15 +139,20 @@ def load_candidates(
     if path.exists():
         return _read(path, dataset.hash, cut, seed, scenario).head(max_users)
     made = make_candidates(dataset, scenario, cut, seed)
-    with atomic_path(path) as temporary:
-        np.savez_compressed(
-            temporary,
-            data_hash=np.array(dataset.hash),
-            sha256=np.array(made.sha256),
-            users=made.users,
-            target=made.target,
-            candidates=made.candidates,
-        )
+    try:
+        with atomic_path(path) as temporary:
+            np.savez_compressed(
+                temporary,
+                data_hash=np.array(dataset.hash),
+                sha256=np.array(made.sha256),
+                users=made.users,
+                target=made.target,
+                candidates=made.candidates,
+            )
+    except UserError as refused:
+        if getattr(refused.__cause__, "errno", None) not in READ_ONLY:
+            raise
+        logger.warning("%s is read-only: the candidates were drawn (seed %d) and are not kept there", dataset.path, seed)
     return made.head(max_users)
 
 
