@@ -105,6 +105,7 @@ def main(args: list[str] | None = None) -> None:
     A training that SIGTERM ended exits with :data:`~allmrec_jax.errors.STOPPED`, whatever Ctrl-C ended with 130.
     """
     if args is None:
+        in_utf8()
         in_huge_pages()
         _end_at_ctrl_c()
     told = logging.StreamHandler(sys.stderr)
@@ -173,6 +174,13 @@ def _end_at_ctrl_c() -> None:
         os._exit(130)
 
     threading.Thread(target=watch, daemon=True, name="ctrl-c").start()
+
+
+def in_utf8() -> None:
+    """Starts the process again, once, in Python's UTF-8 mode, where the locale (``C``) could not name every file."""
+    if sys.getfilesystemencoding() != "utf-8" and sys.executable:
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def in_huge_pages() -> None:

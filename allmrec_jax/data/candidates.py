@@ -107,8 +107,8 @@ def make_candidates(
         except TooFewItems as few:
             untitled = dataset.titles.count(NO_TITLE)
             remedy = (
-                f"{untitled} of the {dataset.num_items} items have no title, which counts as one: give `allmrec prepare` "
-                "metadata that has titles"
+                f"{untitled} of the {dataset.num_items} items have no title, which counts as one: give `allmrec "
+                "prepare` metadata that has titles"
                 if 2 * untitled > dataset.num_items
                 else "prepare a larger data set"
             )
@@ -152,7 +152,9 @@ def load_candidates(
     except UserError as refused:
         if getattr(refused.__cause__, "errno", None) not in READ_ONLY:
             raise
-        logger.warning("%s is read-only: the candidates were drawn (seed %d) and are not kept there", dataset.path, seed)
+        logger.warning(
+            "%s is read-only: the candidates were drawn (seed %d) and are not kept there", dataset.path, seed
+        )
     return made.head(max_users)
 
 

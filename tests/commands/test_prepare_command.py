@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import re
 import subprocess
 import sys
 
@@ -78,3 +80,47 @@ def test_help_has_an_example():
     result = allmrec("prepare", "--help")
     assert result.returncode == 0
     assert "allmrec prepare ml-latest-small --out data/ml" in result.stdout
+
+
+def test_the_end_says_what_was_read_from_where(source, tmp_path):
+    result = allmrec("prepare", source, "--out", tmp_path / "out")
+    end = result.stdout[result.stdout.index("╰" if "╰" in result.stdout else "─┘") :]
+    assert "user = reviewerID, item = asin, rating = overall, time = unixReviewTime" in end
+    assert re.search(r"^rating rule +all$", end, re.MULTILINE)
+    assert re.search(r"^titles +5 of 5 items \(100%\)$", end, re.MULTILINE)
+    assert re.search(r"^descriptions +0 of 5 items \(0%\)$", end, re.MULTILINE)
+    assert "warning: Video_Games.json.gz: all times lie before 1973" in end
+
+
+ESCAPE = "\x1b]0;owned\x07"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_any_terminal_and_locale(tmp_path, environment):
+    folder = tmp_path / "ü日本 data"
+    folder.mkdir()
+    rows = [f"{user},{item},{item}é" for user in "abcde" for item in "VWXYZ"]
+    (folder / "Café.csv").write_text(
+        "\n".join([f"user_id,item_id,title,x{ESCAPE}", *(f"{row},1" for row in rows), "é"])
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "allmrec_jax.cli", "prepare", str(folder / "Café.csv"), "--out", str(tmp_path / "o é")],
+        capture_output=True,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONIOENCODING"} | environment,
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"\x1b" not in result.stdout and b"x\\x1b]0;owned\\x07" in result.stdout
+    data = load_dataset(tmp_path / "o é")
+    assert data.name == "Café" and data.manifest["source"]["files"] == ["Café.csv"] and data.titles[1] == "Vé"
+
+
+def test_control_characters_of_a_header_are_shown(tmp_path):
+    (tmp_path / "x.csv").write_text(f"user_id,{ESCAPE}item,rating\n1,2,3\n")
+    result = allmrec("prepare", tmp_path / "x.csv", "--out", tmp_path / "out")
+    assert result.returncode == 2 and "\\x1b]0;owned\\x07item" in result.stderr and "\x1b" not in result.stderr

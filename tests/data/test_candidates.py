@@ -1,6 +1,10 @@
+import contextlib
+import errno
+
 import numpy as np
 import pytest
 
+from allmrec_jax.data import candidates
 from allmrec_jax.data.candidates import (
     candidates_path,
     load_candidates,
@@ -121,3 +125,29 @@ def test_too_few_items_is_a_user_error(tmp_path):
 def test_unknown_scenario_is_a_user_error(dataset):
     with pytest.raises(UserError, match="unknown scenario"):
         make_candidates(dataset, scenario="cold-users")
+
+
+def test_a_data_set_that_cannot_be_written_to_is_drawn_for_each_time(dataset, monkeypatch, caplog):
+    kept = make_candidates(dataset, seed=5)
+
+    def refuse(code):
+        @contextlib.contextmanager
+        def refusing(path):
+            raise UserError(f"cannot write {path}") from OSError(code, "refused")
+            yield
+
+        monkeypatch.setattr(candidates, "atomic_path", refusing)
+
+    for code in (errno.EROFS, errno.EACCES):
+        refuse(code)
+        assert load_candidates(dataset, seed=5).sha256 == kept.sha256
+    assert "read-only" in caplog.text and not candidates_path(dataset, "overall", "test", 5).exists()
+    refuse(errno.ENOSPC)
+    with pytest.raises(UserError, match="cannot write"):
+        load_candidates(dataset, seed=5)
+
+
+def test_items_without_titles_are_named_as_the_cause(tmp_path):
+    data = dataset_of(tmp_path / "toy", [[1, 2, 3]] * 4, ["No Title"] * 30)
+    with pytest.raises(UserError, match=r"30 of the 30 items have no title.*metadata that has titles"):
+        make_candidates(data)

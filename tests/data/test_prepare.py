@@ -323,3 +323,72 @@ def test_movielens_latest_small(shared_data, tmp_path):
     assert data.timestamps is not None
     within = np.diff(data.timestamps)[np.diff(np.repeat(np.arange(610), data.lengths)) == 0]
     assert (within >= 0).all()
+
+
+def csv_pair(path, item="{}", known="{}", title="title", **options):
+    """Five users who met five items each, as CSV; ``item`` and ``known`` write an item's number in each table."""
+    path.mkdir(exist_ok=True)
+    rows = [f"u{user},{item.format(n)},{n}" for user in range(5) for n in range(5)]
+    (path / "r.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    (path / "m.csv").write_text("\n".join([f"item_id,{title}", *(f"{known.format(n)},Title {n}" for n in range(5))]))
+    return prepare(path / "r.csv", path / "out", items=path / "m.csv", **options)
+
+
+@pytest.mark.parametrize(("item", "known"), [("{}.0", "{}"), ("0000{}", "{}"), ("{}", "B{}")])
+def test_metadata_of_other_ids_is_an_error_that_shows_one_of_each(tmp_path, item, known):
+    message = (
+        rf"m\.csv: describes 0 of the 5 items of r\.csv, whose ids look like '{item.format(0)}' there and like "
+        rf"'{known.format(0)}' here; .*--columns item=…,key=…"
+    )
+    with pytest.raises(UserError, match=message):
+        csv_pair(tmp_path, item, known)
+    assert not (tmp_path / "out").exists()
+
+
+def test_blanks_around_ids_count_for_nothing(tmp_path):
+    assert csv_pair(tmp_path, " {}", "{} ").titles[1:] == [f"Title {n}" for n in range(5)]
+
+
+def test_metadata_without_titles_is_an_error_that_lists_what_is_there(tmp_path):
+    with pytest.raises(UserError, match=r"m\.csv: 0 of 5 items have a title.*--columns title=… \(not read: words\)"):
+        csv_pair(tmp_path, title="words")
+    assert csv_pair(tmp_path, title="words", columns={"title": "words"}).titles[1] == "Title 0"
+
+
+def test_few_titles_are_warned_of(made):
+    items = {item: {"title": f"T{item}"} for item in "VW"}
+    assert "3 of 5 items have no title" in made(block(), items).manifest["warnings"][-1]
+
+
+def test_interactions_without_a_rating(tmp_path):
+    rows = [
+        f"{user},{item},{rating},{item}"
+        for user in "abcde"
+        for item, rating in zip("VWXYZ", ["5", "", "8", "2", "9"], strict=True)
+    ]
+    (tmp_path / "r.csv").write_text("\n".join(["user_id,item_id,rating,title", *rows]))
+    everything = prepare(tmp_path / "r.csv", tmp_path / "out")
+    assert len(everything.items) == 25 and everything.manifest["counts"]["interactions_without_rating"] == 5
+    rated = prepare(tmp_path / "r.csv", tmp_path / "out", rating_rule=">3", min_user=1)
+    assert set(raw_sequences(rated).values()) == {"VXZ"}
+    first, second = rated.manifest["warnings"][-2:]
+    assert "5 interactions have no rating" in first and "all keeps them" in first
+    assert "ratings go up to 9: is --rating-rule '>3' meant for that scale?" in second
+
+
+def test_the_manifest_says_what_was_read_from_where(tmp_path):
+    source = csv_pair(tmp_path).manifest["source"]
+    assert source["taken"] == [
+        {"file": "r.csv", "columns": {"user": "user_id", "item": "item_id", "time": "timestamp"}, "aside": []},
+        {"file": "m.csv", "columns": {"key": "item_id", "title": "title"}, "aside": []},
+    ]
+    assert source["times"] == "numbers that are no Unix times, kept as they are"
+
+
+@pytest.mark.parametrize("name", ["..", ".", ".hidden", "a/b", ""])
+def test_names_that_are_no_folder(made, name):
+    if name:
+        with pytest.raises(UserError, match="--name"):
+            made(block(), name=name)
+    else:
+        assert made(block(), name=name).name == "Games"
