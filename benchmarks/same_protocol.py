@@ -420,7 +420,7 @@ def stage1_official(task: Task, seed: int, clone: Path) -> dict[str, Any]:
     from sentence_transformers import SentenceTransformer
     from torch.utils.data import DataLoader
 
-    from allmrec_jax import assets
+    from allmrec_jax.assets import ASSETS
     from allmrec_jax.parity.official import import_clone
 
     wanted = {
@@ -432,7 +432,7 @@ def stage1_official(task: Task, seed: int, clone: Path) -> dict[str, Any]:
     torch.manual_seed(seed)
     np.random.seed(seed)  # the generator that it draws negatives from
 
-    encoder = SentenceTransformer(str(Path(assets.__file__).parent / ENCODER), device="cpu")
+    encoder = SentenceTransformer(str(ASSETS / ENCODER), device="cpu")
     encoder.max_seq_length = TEXT_TOKENS
     arguments = argparse.Namespace(
         rec_pre_trained_data=task.name,

@@ -17,8 +17,9 @@ from allmrec_jax.models.text_encoder import tokenize_texts
 from allmrec_jax.official import parameters as official
 from allmrec_jax.official.layout import ENCODER_PREFIXES, LATENT, STYLES, Layout
 from allmrec_jax.official.reading import read_sasrec, read_sequences, read_state, read_texts
-from allmrec_jax.pretrained.llm import llm_hash, read_llm_config
+from allmrec_jax.pretrained.llm import llm_hash, load_config
 from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder, params_of
+from allmrec_jax.pretrained.weights import in_memory
 from allmrec_jax.runs import Run, find_upstream
 from allmrec_jax.training import cf, stage1_batches, stage1_export, stage1_settings, stage2_settings
 
@@ -105,7 +106,7 @@ def import_stage1(layout: Layout, dataset: Dataset, cf_path: Path, encoder_name:
         official.check_state(states[part], official.autoencoder_shapes(width, LATENT), layout.stage1(part))
     prefix = next((p for p in ENCODER_PREFIXES if all(key.startswith(p) for key in states["sbert"])), "")
     plain = {key.removeprefix(prefix): value for key, value in states["sbert"].items()}
-    params = params_of(base.config, plain, plain.__getitem__, layout.stage1("sbert"))
+    params = params_of(base.config, in_memory(plain, layout.stage1("sbert")), layout.stage1("sbert"))
     encoder = dataclasses.replace(base, params=params)
 
     settings = dataclasses.replace(stage1_settings.PRESETS["official"], epochs=layout.stage1_epoch)
@@ -134,7 +135,7 @@ def import_stage2(layout: Layout, dataset: Dataset, cf_path: Path, stage1_path: 
     Raises:
         UserError: a file is missing, or a key or shape does not fit.
     """
-    model, width = load_cf(cf_path, dataset), read_llm_config(llm).word_embed_proj_dim
+    model, width = load_cf(cf_path, dataset), load_config(llm).word_embed_proj_dim
     _, about = find_upstream(out, "stage1", dataset.name, dataset.hash, given=stage1_path)
     states = {part: read_state(layout.stage2(part)) for part in ("log_proj", "item_proj")}
     for part, inputs in (("log_proj", model.dim), ("item_proj", LATENT)):

@@ -10,12 +10,11 @@ import json
 import zlib
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from allmrec_jax import assets
+from allmrec_jax.assets import ASSETS
 
 ITEMS, DIM, BLOCKS, HEADS, LENGTH, LATENT = 90, 16, 2, 2, 14, 128
 """The CF model: N, D, blocks, heads, T; and the latent width, which the official code fixes at 128."""
@@ -273,7 +272,7 @@ def letter_vocabulary() -> list[str]:
 
 def tokenizer_parts() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Vocabulary and merges of ``opt-nano``'s byte-pair encoding, of the same kind as OPT's."""
-    body = json.loads((Path(assets.__file__).parent / "opt-nano" / "tokenizer.json").read_text())["model"]
+    body = json.loads((ASSETS / "opt-nano" / "tokenizer.json").read_text())["model"]
     return body["vocab"], [(pair[0], pair[1]) for pair in body["merges"]]
 
 

@@ -5,17 +5,19 @@ RECFORMER has token types and item positions that a Longformer lacks; these are 
 
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from allmrec_jax.assets import ASSETS
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.longformer import LongformerConfig, draw_params, param_shapes
-from allmrec_jax.pretrained.hub import WEIGHTS, locate, open_weights
-from allmrec_jax.pretrained.sentence_encoder import ASSETS
+from allmrec_jax.pretrained.hub import LONGFORMER, locate, locate_weights
+from allmrec_jax.pretrained.schemas import LongformerFile, read_object
+from allmrec_jax.pretrained.tokenizer import check_vocabulary, read_tokenizer, vocabulary_size
+from allmrec_jax.pretrained.weights import check_weights, open_weights
 from allmrec_jax.rng import numpy_rng
 
 if TYPE_CHECKING:
@@ -58,34 +60,20 @@ def load_longformer(name_or_path: str | Path) -> LoadedLongformer:
     Raises:
         UserError: a file is missing or not a Longformer's, or a weight is unknown, missing or mis-shaped.
     """
-    path = locate(str(name_or_path), "Longformer", ("config.json", "tokenizer.json", *WEIGHTS))
+    path = locate(name_or_path, LONGFORMER)
     config = _read_config(path / "config.json")
     tokenizer, start, mask = load_tokenizer(path / "tokenizer.json", "<s>", "<mask>")
-    keys, read, file = open_weights(path)
-    layout = _layout(config)
+    check_vocabulary(vocabulary_size(tokenizer), config.vocab_size, path)
+    weights = open_weights(locate_weights(name_or_path, LONGFORMER), lambda key: key.removeprefix("longformer."))
+    weights = {name: stored for name, stored in weights.items() if not name.startswith(UNUSED)}
+    head = any(name.startswith("lm_head.") for name in weights)
+    layout = {key: at for key, at in _layout(config).items() if head or not key.startswith("lm_head.")}
     params = param_shapes(config)
-    seen: set[str] = set()
-    for key in keys:
-        name = key.removeprefix("longformer.")
-        if name.startswith(UNUSED):
-            continue
-        if name not in layout:
-            raise UserError(f"{file}: unknown weight {key}")
-        names, transpose = layout[name]
-        value = read(key)
-        value = np.ascontiguousarray(value.T if transpose else value)
-        node = params
-        for part in names[:-1]:
-            node = node[part]
-        if value.shape != node[names[-1]].shape:
-            expected = node[names[-1]].shape[:: -1 if transpose else 1]
-            raise UserError(f"{file}: weight {key} has shape {read(key).shape}, config.json asks for {expected}")
-        node[names[-1]] = value
-        seen.add(name)
-    head = any(name.startswith("lm_head.") for name in seen)
-    missing = [name for name in layout if name not in seen and (head or not name.startswith("lm_head."))]
-    if missing:
-        raise UserError(f"{file}: weight {missing[0]} is missing ({len(missing)} in all)")
+    shapes = {key: _node(params, names).shape[:: -1 if transpose else 1] for key, (names, transpose) in layout.items()}
+    check_weights(weights, shapes, path)
+    for key, (names, transpose) in layout.items():
+        value = weights[key].read(()).astype(np.float32)
+        _node(params, names[:-1])[names[-1]] = np.ascontiguousarray(value.T if transpose else value)
     if not head:
         params["head"] = draw_params(params["head"], numpy_rng(0, "longformer/head"))
     return LoadedLongformer(config, params, tokenizer, start, mask, _fingerprint(config, params, tokenizer))
@@ -110,16 +98,7 @@ def as_recformer(loaded: LoadedLongformer, window: int, items: int, seed: int) -
 
 def load_tokenizer(file: Path, start: str, mask: str) -> tuple["Tokenizer", int, int]:
     """A fast tokenizer and two of its special tokens; :class:`UserError` if it is missing, damaged or lacks them."""
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from None
-    except Exception as error:  # the library raises plain Exception
-        raise UserError(f"{file}: not a tokenizer ({error})") from None
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer = read_tokenizer(file)
     first, masked = tokenizer.token_to_id(start), tokenizer.token_to_id(mask)
     if first is None or masked is None:
         raise UserError(f"{file}: no {start} or no {mask} among its tokens; this is not a Longformer's tokenizer")
@@ -127,12 +106,9 @@ def load_tokenizer(file: Path, start: str, mask: str) -> tuple["Tokenizer", int,
 
 
 def _read_config(file: Path) -> LongformerConfig:
-    try:
-        read = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); is this a Longformer's directory?") from None
-    if read.get("model_type") != "longformer":
-        raise UserError(f"{file}: model_type is {read.get('model_type')!r}, not 'longformer'")
+    read = read_object(file, LongformerFile)
+    if read["model_type"] != "longformer":
+        raise UserError(f"{file}: model_type is {read['model_type']!r}, not 'longformer'")
     names = {field.name for field in dataclasses.fields(LongformerConfig)} - {"item_positions"}
     values = {name: read[name] for name in names if name in read}
     window = values.get("attention_window", LongformerConfig.attention_window)
@@ -140,7 +116,16 @@ def _read_config(file: Path) -> LongformerConfig:
         if len(set(window)) != 1:
             raise UserError(f"{file}: layers of different attention_window are not supported")
         values["attention_window"] = window[0]
-    return LongformerConfig(**values)
+    try:
+        return LongformerConfig(**values)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _node(tree: Any, names: tuple[str, ...]) -> Any:
+    for name in names:
+        tree = tree[name]
+    return tree
 
 
 def _layout(config: LongformerConfig) -> dict[str, tuple[tuple[str, ...], bool]]:

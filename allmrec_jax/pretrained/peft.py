@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +10,12 @@ import numpy as np
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
 from allmrec_jax.models.llm.lora import Adapter
+from allmrec_jax.pretrained.schemas import AdapterFile, checked, read_object
+from allmrec_jax.pretrained.weights import open_file
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PLAIN = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "use_dora": False, "use_rslora": False}
+_TARGETS = ("q_proj", "k_proj", "v_proj")
 _KEY = "base_model.model.model.decoder.layers.{layer}.self_attn.{name}.lora_{part}.weight"
 
 
@@ -76,12 +80,17 @@ def load_adapter(path: Path | str, layers: int, hidden: int) -> LoRA:
             weight is missing, unknown or of another shape.
     """
     path = Path(path)
-    config = _read_config(path / CONFIG)
-    rank, targets = config["r"], config["target_modules"]
+    about = checked(path / CONFIG, read_object(path / CONFIG, AdapterFile), AdapterFile)
+    for key, value in _PLAIN.items():
+        if (found := getattr(about, key)) != value:
+            raise UserError(f"{path / CONFIG}: {key} is {found!r}; only plain LoRA ({key} {value!r}) is supported")
+    if unknown := sorted(set(about.target_modules) - set(_TARGETS)):
+        raise UserError(f"{path / CONFIG}: target module {unknown[0]!r} is not supported; known: {', '.join(_TARGETS)}")
+    rank = about.r
     adapter: Adapter = {}
-    arrays = _read_weights(path / WEIGHTS)
+    arrays = {stored.key: stored for stored in open_file(path / WEIGHTS)}
     shapes = {"a": (rank, hidden), "b": (hidden, rank)}
-    for name in sorted(targets):
+    for name in sorted(set(about.target_modules)):
         adapter[name] = {}
         for part, shape in shapes.items():
             matrices = []
@@ -92,36 +101,8 @@ def load_adapter(path: Path | str, layers: int, hidden: int) -> LoRA:
                 matrix = arrays.pop(key)
                 if matrix.shape != shape:
                     raise UserError(f"{path / WEIGHTS}: {key!r} has shape {matrix.shape}, expected {shape}")
-                matrices.append(matrix.T)
+                matrices.append(matrix.read(()).T)
             adapter[name][part] = jnp.asarray(np.stack(matrices), jnp.float32)
     if arrays:
         raise UserError(f"{path / WEIGHTS}: unknown weight {next(iter(arrays))!r}")
-    return LoRA(adapter, config["lora_alpha"])
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        plain = {key: config[key] for key in ("r", "lora_alpha", "target_modules")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error!r}); it is no LoRA adapter of PEFT") from error
-    told = {"peft_type": "LORA", "bias": "none", "fan_in_fan_out": False, "use_dora": False, "use_rslora": False}
-    for key, value in told.items():
-        if config.get(key, value) != value:
-            raise UserError(f"{path}: {key} is {config[key]!r}; only plain LoRA ({key} {value!r}) is supported")
-    if config.get("rank_pattern") or config.get("alpha_pattern") or not isinstance(plain["target_modules"], list):
-        raise UserError(f"{path}: one rank, one alpha and a list of target modules are supported")
-    known = {"q_proj", "k_proj", "v_proj"}
-    if unknown := sorted(set(plain["target_modules"]) - known):
-        raise UserError(f"{path}: target module {unknown[0]!r} is not supported; known: {', '.join(sorted(known))}")
-    return plain
-
-
-def _read_weights(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file: {error}") from error
+    return LoRA(adapter, about.lora_alpha)

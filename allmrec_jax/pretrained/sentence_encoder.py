@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,27 @@ import numpy as np
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
 from allmrec_jax.models.text_encoder import Pooling, SentenceEncoder, TextEncoder, TextEncoderConfig
-from allmrec_jax.pretrained.hub import WEIGHTS, locate, open_weights
+from allmrec_jax.pretrained.hub import SENTENCE_ENCODER, locate, locate_weights
+from allmrec_jax.pretrained.schemas import (
+    ModulesFile,
+    PoolingFile,
+    SentenceFile,
+    TextEncoderFile,
+    TokenizerConfigFile,
+    checked,
+    read_json,
+    read_object,
+)
+from allmrec_jax.pretrained.tokenizer import check_vocabulary, read_auto_tokenizer, read_tokenizer, vocabulary_size
+from allmrec_jax.pretrained.weights import Weights, check_weights, open_weights
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-ASSETS = Path(__file__).parent.parent / "assets"
+SETTINGS = tuple(
+    f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlnet")
+)
+"""How texts are read; sentence-transformers once named the file after the family of the model."""
 
 UNUSED = re.compile(r"pooler\.|cls\.|vocab_(transform|layer_norm|projector)\.|embeddings\.position_ids$")
 """Checkpoint keys that sentence vectors don't depend on: heads of pre-training, and a buffer."""
@@ -45,20 +61,18 @@ def load_sentence_encoder(name_or_path: str | os.PathLike, dtype: jnp.dtype = jn
     Raises:
         UserError: a missing file, an unsupported module, or a weight that is unknown, missing or mis-shaped.
     """
-    path = _locate(str(name_or_path))
-    config_path = path / "config.json"
-    try:
-        config = TextEncoderConfig.from_dict(_read_json(config_path))
-    except UserError as error:
-        raise UserError(f"{config_path}: {error}") from None
-    pooling, normalize = _modules(path)
+    root = locate(str(name_or_path), SENTENCE_ENCODER)
+    folder, pooling, normalize = _modules(root)
+    path = root / folder
+    config = _read_config(path / "config.json")
     tokenizer, tokenizer_config = _tokenizer(path)
-    sentence_config = path / "sentence_bert_config.json"
-    sentence = _read_json(sentence_config) if sentence_config.exists() else {}
+    check_vocabulary(vocabulary_size(tokenizer), config.vocab_size, path)
+    sentence = next((read_object(path / name, SentenceFile) for name in SETTINGS if (path / name).is_file()), {})
+    weights = open_weights(locate_weights(str(name_or_path), SENTENCE_ENCODER, folder), partial(_plain, config))
     limit = sentence.get("max_seq_length") or tokenizer_config.get("model_max_length") or config.max_position_embeddings
     return SentenceEncoder(
         model=TextEncoder(config, pooling, normalize, jnp.dtype(dtype)),
-        params=params_of(config, *open_weights(path)),
+        params=params_of(config, weights, path),
         tokenizer=tokenizer,
         tokenizer_config=tokenizer_config,
         max_length=int(min(limit, config.max_position_embeddings)),
@@ -116,63 +130,63 @@ def fingerprint(encoder: SentenceEncoder) -> str:
     return digest.hexdigest()
 
 
-def _locate(name: str) -> Path:
-    if name == "sbert-nano":
-        return ASSETS / name
-    patterns = ("*.json", "vocab.txt", *WEIGHTS, "1_Pooling/*", "2_Normalize/*")
-    return locate(name, "sentence encoder", patterns)
-
-
-def _read_json(path: Path) -> Any:
+def _read_config(path: Path) -> TextEncoderConfig:
+    body = read_object(path, TextEncoderFile)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; is this a sentence-transformers directory?") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+        config = TextEncoderConfig.from_dict(body)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"{path}: {config.num_attention_heads} attention heads do not divide width {config.hidden_size}"
+        )
+    return config
 
 
-def _modules(path: Path) -> tuple[Pooling, bool]:
-    listing = path / "modules.json"
+def _modules(root: Path) -> tuple[str, Pooling, bool]:
+    """The folder of the Transformer inside the directory, the pooling, and whether vectors are normalised."""
+    listing = root / "modules.json"
     if not listing.exists():
-        return "mean", False
-    kinds = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in _read_json(listing)}
-    if unknown := sorted(set(kinds) - {"Transformer", "Pooling", "Normalize"}):
+        return "", "mean", False
+    modules = checked(listing, read_json(listing), ModulesFile)
+    folders = {module.type.rsplit(".", 1)[-1]: module.path for module in modules}
+    if unknown := sorted(set(folders) - {"Transformer", "Pooling", "Normalize"}):
         raise UserError(f"{listing}: module {unknown[0]} is not supported (Transformer, Pooling and Normalize are)")
-    if "Pooling" not in kinds:
+    if "Pooling" not in folders:
         raise UserError(f"{listing}: no Pooling module")
-    pooling_path = path / kinds["Pooling"] / "config.json"
-    config = _read_json(pooling_path)
+    return folders.get("Transformer", ""), _pooling(root / folders["Pooling"] / "config.json"), "Normalize" in folders
+
+
+def _pooling(path: Path) -> Pooling:
+    config = read_object(path, PoolingFile)
     modes = config.get("pooling_mode") or [
         POOLING_NAMES.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True
     ]
     modes = [modes] if isinstance(modes, str) else modes
     if len(modes) != 1 or modes[0] not in POOLING_NAMES.values():
-        raise UserError(
-            f"{pooling_path}: pooling {', '.join(modes) or 'none'} is not supported; one of mean, cls, max is"
-        )
-    return modes[0], "Normalize" in kinds
+        raise UserError(f"{path}: pooling {', '.join(modes) or 'none'} is not supported; one of mean, cls, max is")
+    return modes[0]
 
 
 def _tokenizer(path: Path) -> tuple["Tokenizer", dict[str, Any]]:
     config_path = path / "tokenizer_config.json"
-    config = _read_json(config_path) if config_path.exists() else {}
+    config = read_json(config_path) if config_path.exists() else {}
+    checked(config_path, config, TokenizerConfigFile)
     if (path / "tokenizer.json").exists():
-        from tokenizers import Tokenizer
-
-        try:
-            tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-        except Exception as error:  # the Rust library raises nothing narrower
-            raise UserError(f"{path / 'tokenizer.json'}: {error}") from None
-    elif (path / "vocab.txt").exists():
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(path).backend_tokenizer
-    else:
+        return read_tokenizer(path / "tokenizer.json"), config
+    if not (path / "vocab.txt").exists():
         raise UserError(f"{path}: neither tokenizer.json nor vocab.txt")
+    tokenizer = read_auto_tokenizer(path).backend_tokenizer
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer, config
+
+
+def _plain(config: TextEncoderConfig, key: str) -> str:
+    """A key without the family's name, under which a checkpoint of a pre-training head holds the encoder."""
+    name = key.removeprefix("distilbert." if config.distil else "bert.")
+    # TensorFlow's names for a LayerNorm are still found in old BERT files.
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _layout(config: TextEncoderConfig) -> dict[str, tuple[tuple[str, ...], bool]]:
@@ -229,42 +243,24 @@ def _shape(config: TextEncoderConfig, key: str, names: tuple[str, ...]) -> tuple
     return (rows, up if names[-2] == "down" else d)
 
 
-def params_of(
-    config: TextEncoderConfig, keys: Iterable[str], read: Callable[[str], np.ndarray], file: Path
-) -> dict[str, Any]:
-    """Parameters from a checkpoint under Hugging Face's names.
+def params_of(config: TextEncoderConfig, weights: Weights, where: Path) -> dict[str, Any]:
+    """Parameters, float32, from a checkpoint under Hugging Face's names.
 
     Args:
-        keys: of the checkpoint, with or without the family's prefix; heads of pre-training are left aside.
-        read: a weight by its key.
-        file: named in errors.
+        config: of the encoder.
+        weights: of the checkpoint; heads of pre-training are left aside.
+        where: the directory or file, for messages.
 
     Raises:
-        UserError: a weight is unknown, missing, there twice or mis-shaped.
+        UserError: a weight is unknown, missing or mis-shaped.
     """
     layout = _layout(config)
+    kept = {name: stored for name, stored in weights.items() if name in layout or not UNUSED.match(name)}
+    check_weights(kept, {name: _shape(config, name, names) for name, (names, _) in layout.items()}, where)
     params: dict[str, Any] = {}
-    seen: set[str] = set()
-    for key in keys:
-        # A checkpoint of a pre-training head holds the encoder under its family's name.
-        name = key.removeprefix("distilbert." if config.distil else "bert.")
-        if name not in layout:
-            # TensorFlow's names for a LayerNorm, still found in old BERT files.
-            name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        if name in seen:
-            raise UserError(f"{file}: weight {name} is there twice")
-        if name not in layout:
-            if UNUSED.match(name):
-                continue
-            raise UserError(f"{file}: unknown weight {key}")
-        names, transpose = layout[name]
-        value = read(key)
-        if value.shape != (expected := _shape(config, name, names)):
-            raise UserError(f"{file}: weight {key} has shape {value.shape}, config.json asks for {expected}")
-        _set(params, names, np.ascontiguousarray((value.T if transpose else value).astype(np.float32)))
-        seen.add(name)
-    if missing := [name for name in layout if name not in seen]:
-        raise UserError(f"{file}: weight {missing[0]} is missing ({len(missing)} in all)")
+    for name, (names, transpose) in layout.items():
+        value = kept[name].read(()).astype(np.float32)
+        _set(params, names, np.ascontiguousarray(value.T if transpose else value))
     return params
 
 

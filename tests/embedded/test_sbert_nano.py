@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from allmrec_jax.assets import ASSETS
 from allmrec_jax.embedded.lexicon import PLAIN, THEMES
 from allmrec_jax.embedded.sbert_nano import (
     SbertNanoSettings,
@@ -19,7 +20,7 @@ from allmrec_jax.embedded.sbert_nano import (
 )
 from allmrec_jax.embedded.theme_texts import WORDS, draw_mix, draw_pairs, write_text
 from allmrec_jax.models.text_encoder import encode_texts, tokenize_texts
-from allmrec_jax.pretrained.sentence_encoder import ASSETS, load_sentence_encoder
+from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
 from allmrec_jax.training.state import CountedState
 
 

@@ -147,11 +147,11 @@ def edit_weights(directory, edit):
 
 
 def test_missing_directory_config_and_weights(directory):
-    refuses(directory / "nowhere", "nowhere", "no such LLM directory")
+    refuses(directory / "nowhere", "nowhere", "not a directory")
     (directory / "model.safetensors").unlink()
     refuses(directory, "no weights", "model.safetensors")
     (directory / "config.json").unlink()
-    refuses(directory, "config.json", "no such file")
+    refuses(directory, "config.json", "No such file")
 
 
 def test_missing_shard(directory):

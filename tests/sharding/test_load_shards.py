@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import write_text
 from allmrec_jax.models.llm.opt import OPTConfig, init_params
-from allmrec_jax.pretrained import llm as convert
+from allmrec_jax.pretrained import weights as weight_files
 from allmrec_jax.pretrained.llm import load_opt, save_opt
+from allmrec_jax.pretrained.weights import Stored
 from allmrec_jax.sharding import MeshShape, use_mesh
 
 SIZES = {"hidden_size": 256, "num_attention_heads": 8, "ffn_dim": 1024, "word_embed_proj_dim": 256}
@@ -55,19 +56,20 @@ def test_reads_each_slice_once(checkpoint: tuple[Path, Any], monkeypatch: pytest
     """Of a kernel split eight ways, an eighth is read for each device; of a copy on each device, it is read once."""
     path, params = checkpoint
     sizes: list[int] = []
-    plain = convert._open_safetensors
+    plain = weight_files._open_safetensors
 
-    def counting(file: Path) -> convert._Shard:
-        shard = plain(file)
+    def counting(file: Path) -> list[Stored]:
+        def counted(stored: Stored) -> Stored:
+            def read(index: tuple[slice, ...]) -> np.ndarray:
+                array = stored.read(index)
+                sizes.append(array.size)
+                return array
 
-        def read(key: str, index: tuple[slice, ...]) -> np.ndarray:
-            array = shard.read(key, index)
-            sizes.append(array.size)
-            return array
+            return stored._replace(read=read)
 
-        return shard._replace(read=read)
+        return [counted(stored) for stored in plain(file)]
 
-    monkeypatch.setattr(convert, "_open_safetensors", counting)
+    monkeypatch.setattr(weight_files, "_open_safetensors", counting)
     with use_mesh(MeshShape(fsdp=4, tensor=2)):
         load_opt(path)
     assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -17,7 +17,8 @@ import sharded_llm  # noqa: E402
 
 from allmrec_jax import sharding  # noqa: E402
 from allmrec_jax.models.llm.opt import OPT  # noqa: E402
-from allmrec_jax.pretrained import llm as convert  # noqa: E402
+from allmrec_jax.pretrained import weights  # noqa: E402
+from allmrec_jax.pretrained.llm import load_opt  # noqa: E402
 from allmrec_jax.runs import Run  # noqa: E402
 from allmrec_jax.training.loop import LoopSettings, train_loop  # noqa: E402
 from allmrec_jax.training.metrics import MetricsLogger  # noqa: E402
@@ -30,21 +31,22 @@ from allmrec_jax.training.state import TrainState  # noqa: E402
 def train_and_ask(model_path: Path, out: Path, steps: int) -> None:
     """Trains to ``steps``, saving each, from where the run is; then ranks, generates and writes what came of it."""
     read = 0
-    plain = convert._open_safetensors
+    plain = weights._open_safetensors
 
-    def counting(path: Path) -> convert._Shard:
-        shard = plain(path)
+    def counting(path: Path) -> list[weights.Stored]:
+        def counted(stored: weights.Stored) -> weights.Stored:
+            def slices(index: tuple[slice, ...]):
+                nonlocal read
+                array = stored.read(index)
+                read += array.size
+                return array
 
-        def slices(key: str, index: tuple[slice, ...]):
-            nonlocal read
-            array = shard.read(key, index)
-            read += array.size
-            return array
+            return stored._replace(read=slices)
 
-        return shard._replace(read=slices)
+        return [counted(stored) for stored in plain(path)]
 
-    convert._open_safetensors = counting
-    config, params = convert.load_opt(model_path)
+    weights._open_safetensors = counting
+    config, params = load_opt(model_path)
     llm, soft = OPT(config), sharded_llm.soft()
     # Adam's default epsilon makes whole steps of the signs of gradients that are nothing but rounding.
     optimizer = optax.adam(1e-3, eps=1.0)

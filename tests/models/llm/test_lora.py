@@ -139,7 +139,7 @@ def test_damaged_adapters_are_one_line(adapter, tmp_path):
         ({"peft_type": "IA3"}, "peft_type"),
         ({"use_dora": True}, "use_dora"),
         ({"target_modules": ["fc1"]}, "'fc1' is not supported"),
-        ({"rank_pattern": {"x": 2}}, "one rank"),
+        ({"rank_pattern": {"x": 2}}, "rank_pattern is"),
     ):
         (path / CONFIG).write_text(json.dumps({**config, **change}))
         with pytest.raises(UserError, match=message):
@@ -157,5 +157,5 @@ def test_damaged_adapters_are_one_line(adapter, tmp_path):
     with pytest.raises(UserError, match="not a whole safetensors file"):
         load_adapter(path, LAYERS, HIDDEN)
     (path / CONFIG).unlink()
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="No such file"):
         load_adapter(path, LAYERS, HIDDEN)
