@@ -67,7 +67,7 @@ def plain_name(name: Any, where: Path | str) -> str:
 
 
 @contextlib.contextmanager
-def held(path: Path) -> Iterator[int]:
+def file_lock(path: Path) -> Iterator[int]:
     """Holds a lock file; it is released when the process ends, however it does.
 
     Yields:
@@ -76,12 +76,12 @@ def held(path: Path) -> Iterator[int]:
     Raises:
         UserError: another process holds it (the message says which), or the file cannot be written.
     """
-    with hold(path) as file:
+    with take_lock(path) as file:
         yield file.fileno()
 
 
-def hold(path: Path) -> IO[str]:
-    """As :func:`held`, for as long as the returned file is open."""
+def take_lock(path: Path) -> IO[str]:
+    """As :func:`file_lock`, for as long as the returned file is open."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8", errors="replace")

@@ -37,11 +37,11 @@ from allmrec_jax.errors import UserError, first_line, out_of_memory
 from allmrec_jax.fileio import (
     atomic_path,
     digests,
-    hold,
     load_arrays,
     plain_name,
     read_json,
     save_arrays,
+    take_lock,
     verify,
     write_json,
     writes,
@@ -495,5 +495,5 @@ def _locked(path: Path) -> IO[str]:
     held = _locks.get(key)
     # Another folder may stand here by now.
     if held is None or held.closed or not path.exists() or not os.path.samestat(os.fstat(held.fileno()), path.stat()):
-        held = _locks[key] = hold(path)
+        held = _locks[key] = take_lock(path)
     return held

@@ -13,7 +13,7 @@ from allmrec_jax import fileio
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import (
     atomic_path,
-    held,
+    file_lock,
     load_array,
     load_arrays,
     plain_name,
@@ -244,8 +244,8 @@ def test_a_folder_is_not_replaced_by_a_file_nor_a_file_by_a_folder(tmp_path):
 HOLDING = """
 import os, sys, time
 from pathlib import Path
-from allmrec_jax.fileio import hold
-file = hold(Path(sys.argv[1]))
+from allmrec_jax.fileio import take_lock
+file = take_lock(Path(sys.argv[1]))
 print(os.getpid(), flush=True)
 time.sleep(60)
 """
@@ -255,10 +255,10 @@ def test_a_lock_says_who_holds_it_and_is_free_when_its_holder_is_killed(tmp_path
     process = subprocess.Popen([sys.executable, "-c", HOLDING, tmp_path / "lock"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     number = process.stdout.readline().strip()
-    with pytest.raises(UserError, match=rf"in use by process {number} on .* since"), held(tmp_path / "lock"):
+    with pytest.raises(UserError, match=rf"in use by process {number} on .* since"), file_lock(tmp_path / "lock"):
         pass
     process.kill()
     process.wait()
     process.stdout.close()
-    with held(tmp_path / "lock") as descriptor:
+    with file_lock(tmp_path / "lock") as descriptor:
         assert os.fstat(descriptor).st_size > 0

@@ -15,7 +15,7 @@ import click
 from allmrec_jax.errors import STOPPED, StoppedError, UserError
 from allmrec_jax.experiments.graph import Row, Training, Workplace, trainings_of, units
 from allmrec_jax.experiments.processes import allmrec_command, run_process
-from allmrec_jax.fileio import held, write_text
+from allmrec_jax.fileio import file_lock, write_text
 from allmrec_jax.runs import START_OVER
 
 COST = "cost.json"
@@ -36,7 +36,7 @@ def run_missing(work: Workplace, rows: Sequence[Row], jobs: int = 1) -> None:
 
     def train(node: Training) -> None:
         path = work.path(node)
-        with held(path.parent / f".{path.name}.lock") as lock:
+        with file_lock(path.parent / f".{path.name}.lock") as lock:
             if work.done(node):  # by another experiment, since the plan was made
                 return
             click.secho(f"{numbers[node]} {node.name}", bold=True, err=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.data.dataset import Dataset, training_cut
 from allmrec_jax.errors import UserError
 from allmrec_jax.runs import load_run, verify_export
 from allmrec_jax.settings import identity
@@ -220,7 +220,7 @@ def units(work: Workplace, node: Training) -> float:
     settings = node.settings
     if getattr(settings, "steps", 0):
         return float(settings.steps)
-    lengths = work.dataset.lengths
+    trained_on = training_cut(work.dataset.lengths)
     everywhere = getattr(settings, "positions", "last") == "all"
-    samples = float(np.maximum(lengths - 3, 1).sum() if everywhere else len(lengths))
+    samples = float(np.maximum(trained_on - 1, 1).sum() if everywhere else len(trained_on))
     return samples * sum(getattr(settings, name, 0) for name in EPOCHS)

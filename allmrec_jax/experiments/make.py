@@ -20,7 +20,7 @@ from allmrec_jax.experiments.graph import Row, Workplace
 from allmrec_jax.experiments.plan import show_plan, write_slurm
 from allmrec_jax.experiments.rows import Recipes, at_seeds, choose
 from allmrec_jax.experiments.tables import TABLES, Case, PaperTable
-from allmrec_jax.fileio import held, write_text
+from allmrec_jax.fileio import file_lock, write_text
 from allmrec_jax.inference.decode import PRESETS as DECODING
 from allmrec_jax.outputs import Output
 from allmrec_jax.settings import resolve
@@ -233,7 +233,7 @@ def locked(tables: Iterable[PlannedTable]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for each in tables:
             RESULTS.claim(each.out)
-            stack.enter_context(held(each.out / ".lock"))
+            stack.enter_context(file_lock(each.out / ".lock"))
         yield
 
 
@@ -292,7 +292,7 @@ def make_all(options: Options, publisher: Publisher, **own: Any) -> None:
 
     if not only_planned(options, every):
         OF_ALL.claim(out)
-        with held(out / ".lock"), locked(every):
+        with file_lock(out / ".lock"), locked(every):
             trained = [name for name, each in tables.items() if _done(name, each, PlannedTable.train, reasons)]
             made = [name for name in trained if _done(name, tables[name], ask, reasons)]
             write_text(out / "tables.json", json.dumps({"made": made, "not_made": reasons}, indent=2) + "\n")

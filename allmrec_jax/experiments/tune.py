@@ -14,7 +14,7 @@ from allmrec_jax.experiments.execute import run_missing
 from allmrec_jax.experiments.graph import Row, Workplace
 from allmrec_jax.experiments.plan import show_plan
 from allmrec_jax.experiments.rows import Recipes, choose
-from allmrec_jax.fileio import held, write_text
+from allmrec_jax.fileio import file_lock, write_text
 from allmrec_jax.outputs import Output
 from allmrec_jax.trained.kinds import parse_changes, preset_models
 
@@ -75,7 +75,7 @@ def tune(
         return
     out = out or Path("runs") / "tune" / dataset.name
     Output("folder of results", signs=("tune.json",)).claim(out)
-    with held(out / ".lock"):
+    with file_lock(out / ".lock"):
         run_missing(work, list(rows.values()), jobs)
         found = sorted((_measured(work, row, point) for point, row in rows.items()), key=lambda each: -each["hit@1"])
         write_text(

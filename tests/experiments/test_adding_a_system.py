@@ -19,7 +19,7 @@ from allmrec_jax.experiments import execute
 from allmrec_jax.runs import load_run
 from allmrec_jax.trained.kinds import KINDS
 
-pytest_plugins = "tiny_place"
+pytest_plugins = "tiny_fixtures"
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding_a_model.md"
 

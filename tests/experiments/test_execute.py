@@ -17,31 +17,34 @@ from allmrec_jax.experiments import execute
 from allmrec_jax.experiments.execute import train_in_process
 from allmrec_jax.experiments.graph import Workplace, trainings_of
 from allmrec_jax.experiments.rows import at_seeds
-from allmrec_jax.fileio import held
+from allmrec_jax.fileio import file_lock
 from allmrec_jax.runs import START_OVER
 
-pytest_plugins = "tiny_place"
+pytest_plugins = "tiny_fixtures"
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def test_a_second_runner_stops_at_the_lock_and_says_who_holds_it(place, tmp_path, capsys):
-    with held(place / "locked" / ".lock"):
+    with file_lock(place / "locked" / ".lock"):
         program = (
             "import sys; from pathlib import Path; from allmrec_jax.errors import UserError\n"
-            "from allmrec_jax.fileio import held\n"
-            "try:\n    with held(Path(sys.argv[1])): print('entered')\n"
+            "from allmrec_jax.fileio import file_lock\n"
+            "try:\n    with file_lock(Path(sys.argv[1])): print('entered')\n"
             "except UserError as error: print(error)"
         )
         told = subprocess.run(
             [sys.executable, "-c", program, str(place / "locked" / ".lock")], capture_output=True, text=True, check=True
         ).stdout
     assert f"locked: in use by process {os.getpid()} on " in told
-    with held(place / "locked" / ".lock"):  # released when its holder is gone
+    with file_lock(place / "locked" / ".lock"):  # released when its holder is gone
         pass
 
 
 def test_a_training_that_fails_is_named_and_holds_the_lock_itself(tmp_path, monkeypatch):
-    with held(tmp_path / "lock") as lock, pytest.raises(UserError, match=r"training stage9 failed \(exit code 2\)"):
+    with (
+        file_lock(tmp_path / "lock") as lock,
+        pytest.raises(UserError, match=r"training stage9 failed \(exit code 2\)"),
+    ):
         train_in_process(["train", "nothing"], "stage9", lock)
     started = subprocess.Popen
     children = []
@@ -51,13 +54,13 @@ def test_a_training_that_fails_is_named_and_holds_the_lock_itself(tmp_path, monk
         raise KeyboardInterrupt  # as if this process died here
 
     monkeypatch.setattr(subprocess, "Popen", outlives)
-    with pytest.raises(KeyboardInterrupt), held(tmp_path / "lock") as lock:
+    with pytest.raises(KeyboardInterrupt), file_lock(tmp_path / "lock") as lock:
         train_in_process([], "stage9", lock)
-    with pytest.raises(UserError, match="in use by process"), held(tmp_path / "lock"):
+    with pytest.raises(UserError, match="in use by process"), file_lock(tmp_path / "lock"):
         pass
     children[0].kill()
     children[0].wait()
-    with held(tmp_path / "lock"):
+    with file_lock(tmp_path / "lock"):
         pass
 
 

@@ -12,7 +12,7 @@ from allmrec_jax.experiments.plan import show_plan
 from allmrec_jax.experiments.rows import at_seeds, known_rows
 from allmrec_jax.trained.kinds import KINDS, parse_changes
 
-pytest_plugins = "tiny_place"
+pytest_plugins = "tiny_fixtures"
 
 
 def test_planned_identities_are_those_of_the_runs_and_follow_every_change(place):

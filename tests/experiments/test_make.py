@@ -19,11 +19,11 @@ from allmrec_jax.experiments import make
 from allmrec_jax.experiments.make import Options, Publisher
 from allmrec_jax.experiments.rows import known_rows
 from allmrec_jax.experiments.tables import TABLES
-from allmrec_jax.fileio import held
+from allmrec_jax.fileio import file_lock
 from allmrec_jax.registry import Registry
 from allmrec_jax.runs import load_run
 
-pytest_plugins = "tiny_place"
+pytest_plugins = "tiny_fixtures"
 pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
@@ -151,7 +151,7 @@ def test_everything_is_trained_before_anything_is_asked_under_locks(
     def table(name: str) -> SimpleNamespace:
         def step(what: str) -> None:
             for other in ("one", "two"):  # nobody else comes in between
-                with pytest.raises(UserError, match="in use by process"), held(tmp_path / other / ".lock"):
+                with pytest.raises(UserError, match="in use by process"), file_lock(tmp_path / other / ".lock"):
                     pass
             done.append(f"{what} {name}")
 
@@ -162,7 +162,7 @@ def test_everything_is_trained_before_anything_is_asked_under_locks(
     monkeypatch.setattr(make, "plan_tables", lambda options, name: [table("one"), table("two")])
     make.make_tables(Options(tmp_path), "both", Publisher(print, print))
     assert done == ["train one", "train two", "ask one", "ask two"]
-    with held(tmp_path / "one" / ".lock"):
+    with file_lock(tmp_path / "one" / ".lock"):
         pass
 
 

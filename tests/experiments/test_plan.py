@@ -16,7 +16,7 @@ from allmrec_jax.experiments.plan import BEGINNING, PASS_ON, REQUEUE, estimate, 
 from allmrec_jax.experiments.rows import at_seeds, known_rows
 from allmrec_jax.trained.kinds import KINDS
 
-pytest_plugins = "tiny_place"
+pytest_plugins = "tiny_fixtures"
 
 
 def test_estimates_follow_what_such_runs_took_here_before(place, tmp_path):

@@ -10,7 +10,7 @@ from allmrec_jax.evaluation.systems import REDUCED, SYSTEMS
 from allmrec_jax.experiments.graph import trainings_of
 from allmrec_jax.experiments.rows import Recipes, at_seeds, choose, known_rows, rows_of
 
-pytest_plugins = "tiny_place"
+pytest_plugins = "tiny_fixtures"
 
 
 def test_the_plan_has_each_training_once_and_upstream_first():

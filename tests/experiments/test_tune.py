@@ -8,7 +8,7 @@ from allmrec_jax import cli
 from allmrec_jax.experiments import tune
 from allmrec_jax.runs import Run, load_run
 
-pytest_plugins = "tiny_place"
+pytest_plugins = "tiny_fixtures"
 
 
 def test_tuning_chooses_on_validation_and_prints_the_best(place, in_this_process, monkeypatch):
