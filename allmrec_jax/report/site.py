@@ -23,7 +23,7 @@ from allmrec_jax.report.evaluation_pages import evaluation_page, few_shot_curve
 from allmrec_jax.report.model_sections import model_sections
 from allmrec_jax.report.readers import read_results, read_run
 from allmrec_jax.report.run_pages import find_runs, main_runs, portable_run_json, run_page
-from allmrec_jax.report.words import ABOUT, number, plain, signed, tone, verdict
+from allmrec_jax.report.words import number, plain, signed, systems_in_words, tone, verdict
 
 REPORT = Output(
     "report",
@@ -165,7 +165,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters.update(number=number, plain=plain, signed=signed, verdict=verdict)
-    environment.globals.update(about=ABOUT, tone=tone)
+    environment.globals.update(about=systems_in_words(), tone=tone)
     return environment
 
 

@@ -3,43 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-ABOUT = {
-    "Oracle": "the generator’s own probabilities: the best that is possible",
-    "Popularity": "training interactions of the item",
-    "NCF": "collaborative filtering by user and item index",
-    "NextItNet": "collaborative filtering, convolutions over the history",
-    "GRU4Rec": "collaborative filtering, a recurrent network",
-    "SASRec": "collaborative filtering, the frozen model inside A-LLMRec",
-    "MoRec": "SASRec over fine-tuned text vectors instead of item numbers",
-    "CTRL": "SASRec aligned with a text encoder, answers without it",
-    "RECFORMER": "a language model over key-value item texts",
-    "RECFORMER (tiny)": "a small language model over key-value item texts, from scratch",
-    "LLM-Only": "the frozen language model, titles only",
-    "TALLRec (yes-no)": "LoRA on the language model, asked about one item at a time",
-    "TALLRec (titles)": "LoRA on the language model, answers with a title",
-    "MLP-LLM": "language model with the CF model’s own vectors, no stage 1",
-    "A-LLMRec": "language model with aligned user and item vectors",
-    "A-LLMRec (SBERT)": "the same, item vectors from text alone",
-    "A-LLMRec_all": "trained on every position of the histories",
-    "A-LLMRec, reduced": "trained as briefly as the rows beside it",
-    "A-LLMRec (SASRec)": "on SASRec, trained like its neighbours",
-    "A-LLMRec (NCF)": "on NCF in SASRec’s place",
-    "A-LLMRec (NextItNet)": "on NextItNet in SASRec’s place",
-    "A-LLMRec (GRU4Rec)": "on GRU4Rec in SASRec’s place",
-    "Majority genre": "the genre that training has most often, for everybody",
-    "3 most frequent genres": "the three that training has most often, for everybody",
-    "A-LLMRec, items permuted": "control: item vectors swapped across items",
-    "A-LLMRec, users swapped": "control: user vectors swapped across users",
-    "w/o L_matching": "stage 1 without the loss that joins both spaces",
-    "w/o L_item-recon and L_text-recon": "stage 1 without both reconstructions",
-    "w/o L_rec": "stage 1 without the recommendation loss",
-    "frozen SBERT": "the sentence encoder is not trained",
-    "w/o user representation": "prompts without the user’s vector",
-    "w/o joint embedding": "prompts without item vectors",
-    "random joint embedding": "noise in place of item vectors",
-}
-"""What each system is, in a few words, under its name."""
-
 CONTROLS = ("A-LLMRec, items permuted", "A-LLMRec, users swapped")
 """Rows that show what A-LLMRec is worth without its vectors."""
 
@@ -74,6 +37,16 @@ STAGES = {
     "recformer": "RECFORMER",
     "recformer-tiny": "RECFORMER (tiny)",
 }
+
+
+def systems_in_words() -> dict[str, str]:
+    """What each system is, in a few words, by its name: as its record says it."""
+    from allmrec_jax.evaluation.systems import SYSTEMS
+
+    return {name: system.about for name, system in SYSTEMS.items()} | {
+        "Majority genre": "the genre that training has most often, for everybody",
+        "3 most frequent genres": "the three that training has most often, for everybody",
+    }
 
 
 def tone(system: str) -> str:

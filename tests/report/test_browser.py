@@ -253,10 +253,13 @@ def test_a_winner_has_room_for_its_words(browser: Any, wide_site: Path):
 
 def test_ours_on_other_backbones_is_coloured_like_ours(browser: Any, wide_site: Path):
     visit(browser, wide_site / "table1.html")
-    named = dict(zip(texts(browser, "table.data tbody th"), css(browser, "table.data tbody tr"), strict=True))
-    rows = {name.split("language")[0].split("on NextIt")[0]: row.get_attribute("class") for name, row in named.items()}
+    names = browser.execute_script(
+        "return [...document.querySelectorAll('table.data')][0].querySelectorAll('tbody th')"
+        ".values().map((cell) => [cell.firstChild.textContent, cell.parentElement.className]).toArray()"
+    )
+    rows = dict(names)
     assert rows["A-LLMRec (NextItNet)"] == rows["A-LLMRec"] == "ours"
-    assert next(kind for name, kind in rows.items() if name.startswith("A-LLMRec, items permuted")) == "other"
+    assert rows["A-LLMRec, items permuted"] == rows["LLM-Only"] == "other"
 
 
 def test_without_javascript_tables_and_examples_are_there(site: Path):

@@ -17,6 +17,7 @@ from fixture_results import HIT, identity_of, make_dataset, make_results, make_r
 
 from allmrec_jax.commands.report import command
 from allmrec_jax.errors import UserError
+from allmrec_jax.evaluation.systems import SYSTEMS
 from allmrec_jax.outputs import MARK
 from allmrec_jax.report import paper
 from allmrec_jax.report.readers import read_answers, read_results
@@ -119,7 +120,7 @@ def test_a_value_leads_to_its_runs_settings_and_log(made: Path):
 def test_every_system_has_value_interval_paper_difference_and_tests(made: Path, page: Page):
     results = read_results(made / "results")
     value, low, high = results["systems"]["A-LLMRec"]["all"]["hit@1"]
-    row = f"A-LLMRec language model with aligned user and item vectors 120 {value:.3f} ★"
+    row = f"A-LLMRec {SYSTEMS['A-LLMRec'].about} 120 {value:.3f} ★"
     row = row.replace(" ★", " (best of this column)")  # the star itself is drawn by the style sheet
     assert results["best_baseline"] == "SASRec"
     difference = "{:+.3f} {:+.3f} to {:+.3f}".format(*results["paired"]["A-LLMRec - SASRec"]["all"])
