@@ -51,7 +51,7 @@ def test_cases_are_titled_filed_and_compared_with_the_paper(place):
     for name in ("table1", "table4", "table8", "table9", "table10", "table11"):
         (case,) = TABLES[name].cases(dataset)
         assert case.title.startswith(f"Table {name[5:]}: ") and case.scenario.asked is dataset
-        assert paper.hit_at_1("A-LLMRec", "all", case.published)
+        assert any(paper.hit_at_1(system, "all", case.published) for system in TABLES[name].systems())
 
 
 def test_a_table_of_ones_own_is_made_like_the_others(place, monkeypatch):
