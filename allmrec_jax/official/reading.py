@@ -1,13 +1,13 @@
 """The official code's files, read and checked.
 
-Pickles are read by unpicklers that know exactly what those files hold; anything else in them is refused, named, and not
-run.
+Of a pickle only the instructions that such a file is made of are followed; anything else in it is refused, named, and
+not run.
 """
 
 import argparse
 import contextlib
-import io
 import pickle
+import pickletools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,22 +17,14 @@ import numpy as np
 
 from allmrec_jax.errors import UserError
 from allmrec_jax.official import parameters as official
+from allmrec_jax.pretrained.schemas import refuse_pointer
 
-
-class _PlainUnpickler(pickle.Unpickler):
-    """For pickles of dictionaries, strings and numbers, which name no class or function."""
-
-    def __init__(self, stream: io.BufferedIOBase, path: Path) -> None:
-        super().__init__(stream)
-        self.path = path
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Refuses."""
-        raise UserError(refusal(self.path, f"{module}.{name}"))
-
-    def persistent_load(self, pid: Any) -> Any:
-        """Refuses."""
-        raise UserError(refusal(self.path, "an object outside of the file"))
+_TEXT_OPCODES = frozenset(
+    "PROTO FRAME STOP MARK EMPTY_DICT DICT SETITEM SETITEMS UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
+    "INT BININT BININT1 BININT2 LONG LONG1 PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET".split()
+)
+"""What a pickle of dictionaries, strings and numbers is made of: no class is named, and no tuple made, for nested ones
+take for ever to hash."""
 
 
 def refusal(path: Path, what: str) -> str:
@@ -46,11 +38,24 @@ def read_texts(path: Path) -> tuple[dict[int, str], dict[int, str]]:
     Raises:
         UserError: the file is missing, damaged, holds another thing, or anything but plain values.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    refuse_pointer(path)
+    content = path.read_bytes()
     try:
-        with path.open("rb") as stream:
-            body = _PlainUnpickler(stream, path).load()
-    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
-        raise UserError(f"{path}: not a readable pickle ({error})") from error
+        texts = ["", ""]
+        for opcode, argument, _ in pickletools.genops(content):
+            if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
+                raise UserError(refusal(path, ".".join(str(argument).split() if argument else texts)))
+            if isinstance(argument, str):
+                texts = [texts[1], argument]
+            if opcode.name not in _TEXT_OPCODES:
+                raise UserError(refusal(path, f"the instruction {opcode.name}"))
+        body = pickle.loads(content)  # texts and numbers by texts and numbers: nothing that could run
+    except UserError:
+        raise
+    except Exception as error:  # damaged pickles raise whatever their instructions lead to
+        raise UserError(f"{path}: not a readable pickle ({_first_line(error)})") from None
     if not isinstance(body, dict) or set(body) != {"title", "description"}:
         raise UserError(f"{path}: should hold a dictionary of 'title' and 'description'")
     for name, values in body.items():
@@ -68,11 +73,14 @@ def read_sequences(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: the file is missing or empty, a line is not two numbers from 1, or a user is left out.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    refuse_pointer(path)
     users: dict[int, list[int]] = {}
-    with path.open(encoding="utf-8") as stream:
+    with path.open(encoding="utf-8", errors="replace") as stream:
         for number, line in enumerate(stream, 1):
             parts = line.split()
-            if len(parts) != 2 or not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+            if len(parts) != 2 or not all(re.fullmatch("0*[1-9][0-9]{0,8}", part) for part in parts):
                 raise UserError(f"{path}, line {number}: {line.strip()[:40]!r} should be a user and an item, from 1")
             users.setdefault(int(parts[0]), []).append(int(parts[1]))
     if not users:
@@ -97,6 +105,7 @@ def load_torch(path: Path, *, arguments: bool = False) -> Any:
 
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    refuse_pointer(path)
     allowed = torch.serialization.safe_globals([argparse.Namespace]) if arguments else contextlib.nullcontext()
     try:
         with allowed:
@@ -105,7 +114,7 @@ def load_torch(path: Path, *, arguments: bool = False) -> Any:
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(refusal(path, found[1])) from None
         raise UserError(f"{path}: not a checkpoint of plain tensors ({_first_line(error)})") from None
-    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError) as error:
+    except Exception as error:  # damaged pickles raise whatever their instructions lead to
         raise UserError(f"{path}: damaged, or not a torch file ({_first_line(error)})") from None
 
 
@@ -121,9 +130,10 @@ def read_state(path: Path, state: Any = None) -> official.State:
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: should hold a state dict, holds a {type(state).__name__}")
     for key, value in state.items():
-        if not isinstance(value, torch.Tensor) or value.dtype != torch.float32:
-            raise UserError(f"{path}: key {key!r} should be a float32 tensor")
-    return {key: value.numpy() for key, value in state.items()}
+        plain = isinstance(value, torch.Tensor) and value.dtype == torch.float32 and value.layout == torch.strided
+        if not isinstance(key, str) or not plain:
+            raise UserError(f"{path}: key {str(key)[:80]!r} should be a dense float32 tensor")
+    return {key: value.detach().numpy() for key, value in state.items()}
 
 
 def read_sasrec(path: Path) -> tuple[int, int, argparse.Namespace, official.State]:
@@ -139,12 +149,18 @@ def read_sasrec(path: Path) -> tuple[int, int, argparse.Namespace, official.Stat
     if set(about) != {"user_num", "item_num", "args"} or not isinstance(about["args"], argparse.Namespace):
         raise UserError(f"{path}: should begin with user_num, item_num and args, has {', '.join(map(str, about))}")
     args = about["args"]
-    for name, kind in _ARGUMENTS.items():
-        if not isinstance(getattr(args, name, None), kind):
+    given = {name: getattr(args, name) for name in (*_ARGUMENTS, *_RECORDED) if hasattr(args, name)}
+    for name, (kind, least, most) in (_ARGUMENTS | _RECORDED).items():
+        if name in _RECORDED and name not in given:
+            continue
+        value: Any = given.get(name)
+        if type(value) not in kind or not least <= value <= most:
             raise UserError(f"{path}: its arguments have no usable {name}")
+    if args.hidden_units % args.num_heads:
+        raise UserError(f"{path}: its num_heads {args.num_heads} do not divide its hidden_units {args.hidden_units}")
     for name in ("user_num", "item_num"):
-        if type(about[name]) is not int:
-            raise UserError(f"{path}: {name} should be a whole number")
+        if type(about[name]) is not int or not 1 <= about[name] < 2**31:
+            raise UserError(f"{path}: {name} should be a whole number from 1")
     positions = state.get("pos_emb.weight", np.zeros((args.maxlen, 0)))
     if len(positions) != args.maxlen:
         raise UserError(
@@ -156,14 +172,22 @@ def read_sasrec(path: Path) -> tuple[int, int, argparse.Namespace, official.Stat
     return about["user_num"], about["item_num"], args, state
 
 
-_ARGUMENTS: dict[str, Any] = {
-    "hidden_units": int,
-    "maxlen": int,
-    "num_blocks": int,
-    "num_heads": int,
-    "dropout_rate": (int, float),
+_WHOLE = (int,)
+_ARGUMENTS: dict[str, tuple[tuple[type, ...], float, float]] = {
+    "hidden_units": (_WHOLE, 1, 2**20),
+    "maxlen": (_WHOLE, 1, 2**20),
+    "num_blocks": (_WHOLE, 1, 1024),
+    "num_heads": (_WHOLE, 1, 2**20),
+    "dropout_rate": ((int, float), 0, 1),
 }
-"""Those that decide the computation."""
+"""Those that decide the computation: types, least and most."""
+
+_RECORDED: dict[str, tuple[tuple[type, ...], float, float]] = {
+    "lr": ((int, float), 0, 1e6),
+    "batch_size": (_WHOLE, 1, 2**31),
+    "num_epochs": (_WHOLE, 0, 2**31),
+}
+"""Those that tell of the training, where they are there."""
 
 
 def _first_line(error: BaseException) -> str:

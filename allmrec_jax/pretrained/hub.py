@@ -141,16 +141,18 @@ def _fetch(name: str, kind: Kind, patterns: Sequence[str]) -> Path:
         with quiet():
             return Path(snapshot_download(name, allow_patterns=list(patterns), local_files_only=unreached is not None))
     except errors.HFValidationError:
-        reason = "this is no name of a model on the hub"
+        reason = "not a directory, and no name of a model on the hub"
     except errors.LocalEntryNotFoundError:
-        reason = f"not in the hub's cache, and {unreached or 'the hub cannot be reached'}"
+        reason = f"neither a directory nor in the hub's cache, and {unreached or 'the hub cannot be reached'}"
     except errors.GatedRepoError:
-        reason = f"its terms have to be accepted at {constants.ENDPOINT}/{name}; then run `hf auth login`"
+        terms = f"{constants.ENDPOINT}/{name}"
+        reason = f"not a directory; on the hub its terms have to be accepted at {terms}; then run `hf auth login`"
     except errors.RepositoryNotFoundError:
-        reason = "the hub has no model of this name (if it is private, run `hf auth login`)"
+        reason = "not a directory, and the hub has no model of this name (if it is private, run `hf auth login`)"
     except Exception as error:  # the hub's library passes on what its own HTTP library raises
-        reason = f"not fetched from the hub: {(str(error).strip().splitlines() or [type(error).__name__])[0][:200]}"
-    raise UserError(f"{kind.what} {name}: not a directory here, and {reason}; what works here: {kind.here}")
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = f"not a directory, and not fetched from the hub: {told}"
+    raise UserError(f"{kind.what} {name}: {reason}; what works here: {kind.here}")
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from allmrec_jax.models.text_encoder import SentenceEncoder, TextEncoder, TextEn
 from allmrec_jax.official import importing
 from allmrec_jax.official import parameters as official
 from allmrec_jax.official.layout import Layout
+from allmrec_jax.official.reading import read_sasrec
 from allmrec_jax.outputs import MARK
 from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
 from allmrec_jax.trained.stage2 import load_stage2
@@ -229,9 +230,43 @@ BAD = {
         "line 2: '1 x' should be a user and an item",
     ),
     "missing user": (lambda layout: layout.sequences.write_text("1 2\n3 4\n"), "user 2 of 3 has no interaction"),
-    "no texts": (lambda layout: layout.texts.unlink(), "No such file or directory"),
+    "no texts": (lambda layout: layout.texts.unlink(), "gz: no such file"),
+    "texts that take for ever to hash": (
+        lambda layout: layout.texts.write_bytes(b"})" + b"2\x86" * 60 + b"K\x01u."),
+        "the pickle asks for the instruction EMPTY_TUPLE",
+    ),
+    "a class of an old protocol": (
+        lambda layout: layout.texts.write_bytes(pickle.dumps({"title": Hostile(), "description": {}}, protocol=0)),
+        "the pickle asks for posix.system",
+    ),
+    "texts cut short": (
+        lambda layout: layout.texts.write_bytes(layout.texts.read_bytes()[:-9]),
+        "not a readable pickle",
+    ),
+    "a Git LFS pointer": (
+        lambda layout: next(layout.cf_folder.iterdir()).write_text("version https://git-lfs.github.com/spec/v1\n"),
+        "a Git LFS pointer, not the file itself",
+    ),
+    "a number of thousands of digits": (
+        lambda layout: layout.sequences.write_text("1 " + "9" * 5000 + "\n"),
+        "line 1: ",
+    ),
+    "bytes": (lambda layout: layout.sequences.write_bytes(b"1 \xff\n"), "line 1: "),
+    "heads that do not divide": (
+        spoiled_checkpoint(lambda body: setattr(body[0]["args"], "num_heads", 3)),
+        "its num_heads 3 do not divide its hidden_units 8",
+    ),
+    "a negative number": (
+        spoiled_checkpoint(lambda body: setattr(body[0]["args"], "maxlen", -6)),
+        "no usable maxlen",
+    ),
+    "a rate in words": (spoiled_checkpoint(lambda body: setattr(body[0]["args"], "lr", "fast")), "no usable lr"),
+    "sparse": (
+        spoiled_checkpoint(lambda body: body[1].update({"last_layernorm.bias": torch.ones(8).to_sparse()})),
+        "key 'last_layernorm.bias' should be a dense float32 tensor",
+    ),
     "texts of another kind": (
-        lambda layout: layout.texts.write_bytes(pickle.dumps({"title": {1: b"x"}, "description": {}})),
+        lambda layout: layout.texts.write_bytes(pickle.dumps({"title": {1: 7}, "description": {}})),
         "title of 1 should be a text",
     ),
 }
@@ -251,7 +286,7 @@ BAD_STAGES = {
     ),
     "half floats": (
         spoiled_state("log_proj", lambda state: state.update({"0.bias": state["0.bias"].half()})),
-        "key '0.bias' should be a float32 tensor",
+        "key '0.bias' should be a dense float32 tensor",
     ),
 }
 
@@ -305,3 +340,16 @@ def test_export_for_serving(imported, tmp_path, capsys):
     # Float32 sums of 256 random terms of order 1, after a norm: values reach 60.
     np.testing.assert_allclose(items["item_tokens"][1:], expected[1:], atol=2e-4)
     assert (items["item_tokens"][0] == 0).all() and "| 9+1 × 256 |" in (folder / "README.md").read_text()
+
+
+def test_parameters_that_require_gradients_are_read(root, tmp_path):
+    """Saved as ``dict(model.named_parameters())``."""
+    shutil.copytree(root, tmp_path / "root")
+    layout = Layout(tmp_path / "root", NAME)
+    path = next(layout.cf_folder.iterdir())
+    before = read_sasrec(path)[3]
+    spoiled_checkpoint(lambda body: body[1].update({k: torch.nn.Parameter(v) for k, v in body[1].items()}))(layout)
+    after = read_sasrec(path)[3]
+    assert before.keys() == after.keys()
+    for key, value in before.items():
+        np.testing.assert_array_equal(after[key], value)
