@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -18,6 +19,7 @@ from allmrec_jax.data.readers.json_lines import keys_of, read_json_lines
 from allmrec_jax.data.readers.parquet import parquet_columns, read_parquet
 from allmrec_jax.data.readers.reading import INTERACTIONS, ITEMS, Field, Reading, Source, complete, described, gather
 from allmrec_jax.data.readers.streams import first_bytes
+from allmrec_jax.data.readers.values import is_date
 from allmrec_jax.errors import UserError
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
@@ -31,13 +33,15 @@ class Table:
 
     def __init__(self, path: Path, reading: Reading):
         self.path, self.reading = path, reading
+        self.sample: dict[str, Any] = {}
         self.dialect = Dialect()
         self.json = without_gz(path).endswith(JSON_SUFFIXES)
         self.parquet = path.is_dir() or first_bytes(path) == b"PAR1" or path.suffix == ".parquet"
         if self.parquet:
             self.columns = parquet_columns(path)
         elif self.json:
-            self.columns = list(keys_of(path, reading))
+            self.sample = keys_of(path, reading)
+            self.columns = list(self.sample)
         else:
             separator = "," if ".csv" in path.suffixes else "\t"
             self.columns, self.dialect = read_header(path, reading, separator)
@@ -93,6 +97,8 @@ def read_interactions(table: Table, chosen: Mapping[str, str], reading: Reading)
     label = next((column for column in table.columns if column.casefold() in LABELS), None)
     if label is not None and "rating" not in chosen:
         fields["label"] = Field(label, "number")
+    if is_date(table.sample.get(chosen.get("time", ""))):
+        reading.remark(path, f"{chosen['time']} holds dates as text, read as UTC")
     if "time" not in chosen:
         reading.warn(path, "no column of times: the order of the file counts; name one with --columns time=…")
     rows = gather(table.frames(fields), path, reading, "interactions")

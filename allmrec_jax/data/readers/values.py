@@ -103,6 +103,11 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value.strip(BLANKS) in MISSING)
 
 
+def is_date(value: Any) -> bool:
+    """Whether a value is an ISO date written as text."""
+    return isinstance(value, str) and _number(value) is None and _date(value.strip(BLANKS)) is not None
+
+
 def typed(frame: pl.DataFrame, path: Path, reading: Reading, fields: Mapping[str, Field], unit: str) -> pl.DataFrame:
     """A frame's columns in the types of ``fields``, without the rows that lack a required value.
 
@@ -115,6 +120,12 @@ def typed(frame: pl.DataFrame, path: Path, reading: Reading, fields: Mapping[str
             continue
         raw = frame[name]
         value = _as(raw, column)
+        if (
+            column.kind == "time"
+            and raw.dtype == pl.String
+            and is_date(raw.filter(value.is_not_null()).head(1).first())
+        ):
+            reading.remark(path, f"{column.key} holds dates as text, read as UTC")
         if name == "user":
             value = value.set(value.str.to_lowercase().is_in(ANONYMOUS), None)
         columns.append(value)

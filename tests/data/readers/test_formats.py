@@ -318,8 +318,9 @@ def test_json_lines_with_other_keys_are_tables(tmp_path):
     (tmp_path / "business.json").write_text(
         "{u'business_id': u'B', u'name': u'Red', u'categories': ['Food', 'Bars']}\n"
     )
-    source, _ = read(tmp_path / "review.json", items=tmp_path / "business.json")
+    source, reading = read(tmp_path / "review.json", items=tmp_path / "business.json")
     assert source.interactions.rows() == [("U", "B", 4.0, 1421056800.0)]
+    assert "review.json: date holds dates as text, read as UTC" in reading.remarks
     assert item(source, "B")["title"] == "Red" and item(source, "B")["categories"] == ["Food", "Bars"]
 
 
@@ -373,6 +374,7 @@ def test_parquet_of_every_type(tmp_path):
     source, reading = read(tmp_path / "d.parquet")
     assert source.interactions.rows() == [("3", "1", None, 1400259207.0), ("4", "3", None, 1400364000.0)]
     assert [where for _, where, _ in reading.bad_lines] == ["row 2", "row 4"]
+    assert reading.remarks == ["d.parquet: timestamp holds dates as text, read as UTC"]
     found = item(source, "1")
     assert (found["title"], found["description"], found["categories"]) == ("a", ["x"], ["a", "b", "c"])
 
