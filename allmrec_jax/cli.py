@@ -108,6 +108,8 @@ def main(args: list[str] | None = None) -> None:
         in_utf8()
         in_huge_pages()
         _end_at_ctrl_c()
+    # XLA tells users of a "very slow compile" and how to file a bug; what fails is raised in Python all the same.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     told = logging.StreamHandler(sys.stderr)
     told.setFormatter(_Visible("%(message)s"))
     logging.basicConfig(handlers=[told])

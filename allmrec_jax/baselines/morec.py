@@ -31,6 +31,7 @@ from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig
 from allmrec_jax.models.cf.sequential import logits, torch_uniform
 from allmrec_jax.models.text_encoder import SentenceEncoder, TokenTable, encode_table, tokenize_texts
 from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder, save_sentence_encoder
+from allmrec_jax.progress import announce
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.settings import setting
 from allmrec_jax.training.cf import export_cf
@@ -303,7 +304,8 @@ def train_morec(
         monitor="ndcg@10" if settings.choose == "best" else None,
     ).params
     run = training.run
-    table = catalogue_params(encoder, settings, chosen, tokens)
+    with announce("encoding the items' titles", quiet):
+        table = catalogue_params(encoder, settings, chosen, tokens)
     export_cf(run, "sasrec", config, table, SASRecCF(config, table, run.identity), dataset, settings.max_length)
     save_arrays(run.export_path("head.safetensors"), jax.device_get(chosen["head"]))
     trained = dataclasses.replace(encoder, params=jax.device_get(chosen["encoder"]))

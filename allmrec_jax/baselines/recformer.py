@@ -42,11 +42,11 @@ from allmrec_jax.models.recformer import (
     tokenize_items,
 )
 from allmrec_jax.pretrained.longformer import LoadedLongformer, as_recformer, load_longformer, nano_longformer
+from allmrec_jax.progress import announce
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.settings import setting
 from allmrec_jax.training.cf_validation import ValidationBatch, candidate_metrics, load_validation
 from allmrec_jax.training.loop import LoopSettings
-from allmrec_jax.training.progress import announce
 from allmrec_jax.training.run import SAVE_EVERY, TrainingRun
 
 if TYPE_CHECKING:

@@ -39,6 +39,7 @@ from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.pretrained.frozen_llm import load_llm, prompt_tables
 from allmrec_jax.pretrained.llm import check_llm, llm_hash
 from allmrec_jax.pretrained.peft import LoRA, save_adapter
+from allmrec_jax.progress import announce
 from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables
 from allmrec_jax.rng import jax_key
 from allmrec_jax.settings import setting
@@ -229,11 +230,13 @@ def train_tallrec(
         UserError: as the parts raise it.
     """
     check_llm(llm_name, jnp.dtype(settings.dtype))
-    upstream = {"llm": llm_hash(llm_name)}
+    with announce("hashing the language model's files", quiet):
+        upstream = {"llm": llm_hash(llm_name)}
     training = TrainingRun.open(dataset, settings.kind, settings, seed, out, upstream, resume=resume, quiet=quiet)
     if training.done:
         return training.path
-    plain, llm_params = load_llm(llm_name, settings.dtype, remat=settings.remat)
+    with announce("reading the language model", quiet):
+        plain, llm_params = load_llm(llm_name, settings.dtype, remat=settings.remat)
     llm = dataclasses.replace(plain, lora_dropout=settings.dropout)
     tables = prompt_tables(llm_name, llm.config, dataset.titles, settings.title_max_tokens)
     sampler = Stage2Sampler(dataset, None, tables, settings.sampling, seed)

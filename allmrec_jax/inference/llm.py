@@ -188,15 +188,10 @@ class LLMRecommender:
         histories: Int[np.ndarray, "B T"],
         candidates: Int[np.ndarray, "B K"],
         users: Float[np.ndarray, "B D"] | None = None,
-        *,
-        per_token: bool = False,
     ) -> Float[np.ndarray, "B K"]:
-        """Log-likelihood of each candidate's answer; with ``per_token``, its mean over the answer's tokens."""
+        """Log-likelihood of each candidate's answer, summed over its tokens."""
         batches = self.respond(histories, candidates, users, texts=False)
-        scores = np.concatenate([response.scores for _, response in batches if response.scores is not None])
-        if per_token:
-            scores = scores / [[len(self.tables.answer(item)) for item in row] for row in candidates]
-        return scores
+        return np.concatenate([response.scores for _, response in batches if response.scores is not None])
 
     def generate(
         self,

@@ -32,6 +32,7 @@ from allmrec_jax.fileio import atomic_path, save_arrays, write_text
 from allmrec_jax.models.cf.architecture import CFSettings, Trainable
 from allmrec_jax.models.cf.protocol import CFModel
 from allmrec_jax.models.cf.registry import CF_MODELS
+from allmrec_jax.progress import announce
 from allmrec_jax.rng import jax_key
 from allmrec_jax.runs import Run
 from allmrec_jax.training.cf_validation import make_validation
@@ -269,5 +270,6 @@ def fit_cf(
     chosen = jax.device_get(state.params)
     run = training.run
     trained = cf(model.config, chosen, run.identity)
-    export_cf(run, settings.model, model.config, chosen, trained, dataset, settings.max_length)
+    with announce("user vectors of everybody", training.quiet):
+        export_cf(run, settings.model, model.config, chosen, trained, dataset, settings.max_length)
     return training.finish({"model": settings.model, "epoch": run.best_step() or run.latest_step()})

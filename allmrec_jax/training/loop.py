@@ -169,12 +169,9 @@ def _train_loop(
         pending = number, metrics
 
         last = number == settings.total_steps
-        evaluating = (
-            evaluate is not None and settings.evaluate_every and (number % settings.evaluate_every == 0 or last)
-        )
         stopping = asked(number)
         saving = last or stopping or (settings.save_every and number % settings.save_every == 0)
-        if not (evaluating or saving):
+        if not (evaluates(number) or saving):
             continue
         record, pending = settle(number, metrics), None
         best = False

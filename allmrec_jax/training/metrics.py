@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from allmrec_jax.errors import UserError, first_line
 from allmrec_jax.fileio import write_text, writes, writing
-from allmrec_jax.training.progress import live_console
+from allmrec_jax.progress import live_console
 
 logger = logging.getLogger(__name__)
 

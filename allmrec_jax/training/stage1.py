@@ -29,6 +29,7 @@ from allmrec_jax.models.alignment import Alignment, alignment_losses
 from allmrec_jax.models.cf.protocol import CF_HISTORY, CFModel, load_cf
 from allmrec_jax.models.text_encoder import SentenceEncoder, encode_table, tokenize_texts
 from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder
+from allmrec_jax.progress import announce
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.training.loop import LoopSettings
 from allmrec_jax.training.run import SAVE_EVERY, TrainingRun
@@ -183,7 +184,10 @@ def train_stage1(
         return training.path
 
     tokens = tokenize_texts(encoder, item_texts(dataset, settings.text_style), settings.text_max_tokens)
-    frozen_texts = encode_table(encoder.model, encoder.params, tokens) if settings.freeze_encoder else None
+    frozen_texts = None
+    if settings.freeze_encoder:
+        with announce("encoding the items' texts", quiet):
+            frozen_texts = encode_table(encoder.model, encoder.params, tokens)
     catalogue = Catalogue(cf.item_vectors(), tokens, frozen_texts)
     sampler = Stage1Sampler(dataset, cf, catalogue, settings, seed)
     total_steps = settings.epochs * sampler.steps_per_epoch
@@ -212,7 +216,8 @@ def train_stage1(
     )
     chosen = jax.device_get(state.params)
     encoder = dataclasses.replace(encoder, params=chosen.get("encoder", encoder.params))
-    export_stage1(training.run, model.alignment, chosen["alignment"], encoder, catalogue, dataset)
+    with announce("encoding the items' texts", quiet):
+        export_stage1(training.run, model.alignment, chosen["alignment"], encoder, catalogue, dataset)
     card = {
         "item_dim": cf.dim,
         "text_dim": encoder.dim,

@@ -35,11 +35,11 @@ from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.models.projectors import embed_prompts, init_params
 from allmrec_jax.pretrained.frozen_llm import load_llm, prompt_tables
 from allmrec_jax.pretrained.llm import check_llm, llm_hash
+from allmrec_jax.progress import announce
 from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables, build_prompts
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.runs import find_upstream, require_upstream
 from allmrec_jax.training.loop import LoopSettings
-from allmrec_jax.training.progress import announce
 from allmrec_jax.training.run import SAVE_EVERY, TrainingRun
 from allmrec_jax.training.stage1_export import Stage1Export, load_stage1
 from allmrec_jax.training.stage2_batches import Stage2Batch, Stage2Sampler
@@ -233,7 +233,8 @@ def train_stage2(
     tables = prompt_tables(llm_name, config, dataset.titles, settings.title_max_tokens)
     check_length(tables, settings)
     cf = load_cf(cf_path, dataset)
-    upstream, stage1 = {"cf": cf.identity, "llm": llm_hash(llm_name)}, None
+    with announce("hashing the language model's files", quiet):
+        upstream, stage1 = {"cf": cf.identity, "llm": llm_hash(llm_name)}, None
     if settings.item_vectors != "cf":
         stage1_path, about = find_upstream(out, "stage1", dataset.name, dataset.hash, given=stage1_path)
         require_upstream(stage1_path, about, "cf", cf.identity)
@@ -243,7 +244,8 @@ def train_stage2(
     if training.done:
         return training.path
 
-    llm, llm_params = load_llm(llm_name, settings.dtype, settings.llm_weights, remat=settings.remat)
+    with announce("reading the language model", quiet):
+        llm, llm_params = load_llm(llm_name, settings.dtype, settings.llm_weights, remat=settings.remat)
     if tables.titles.cut:
         longer = f", {tables.titles.extended} of them to more so that they differ" if tables.titles.extended else ""
         logger.info("%d titles were cut to %d tokens%s", tables.titles.cut, settings.title_max_tokens, longer)

@@ -62,13 +62,6 @@ def test_shared_prefix_equals_each_candidate_alone(soft, pre_norm):
     assert np.ptp(found, axis=1).min() > 1.0  # else the comparison would prove little
 
 
-def test_per_token_divides_by_title_quote_and_end():
-    made = recommender()
-    lengths = [[len(made.tables.titles[item]) + 2 for item in row] for row in CANDIDATES]
-    expected = made.rank(HISTORIES, CANDIDATES, USERS) / np.asarray(lengths)
-    np.testing.assert_allclose(made.rank(HISTORIES, CANDIDATES, USERS, per_token=True), expected, rtol=1e-6)
-
-
 def test_the_order_of_other_answers_does_not_matter_to_an_answer():
     """Candidates displayed alike, answers packed in another order: each keeps its own likelihood."""
     from allmrec_jax.inference.llm import respond

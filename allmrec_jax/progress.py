@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -9,6 +10,9 @@ from rich.console import Console
 from allmrec_jax.fileio import writes
 
 logger = logging.getLogger(__name__)
+
+SILENCE = 5.0
+"""Seconds after which a log is told what is being done."""
 
 
 def live_console() -> Console | None:
@@ -19,7 +23,7 @@ def live_console() -> Console | None:
 
 @contextlib.contextmanager
 def announce(what: str, quiet: bool = False) -> Iterator[None]:
-    """Says what is being done while nothing else is to be seen: a spinner, or one line of a log.
+    """Says what is being done while nothing else is to be seen: a spinner, or a line of a log if it takes long.
 
     Args:
         what: e.g. ``"warm start of the projectors"``.
@@ -30,6 +34,11 @@ def announce(what: str, quiet: bool = False) -> Iterator[None]:
         with console.status(f"{what} …"):
             yield
         return
+    timer = threading.Timer(SILENCE, logger.info, ["%s …", what])
+    timer.daemon = True
     if not quiet and writes():
-        logger.info("%s …", what)
-    yield
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
