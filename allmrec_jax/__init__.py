@@ -16,9 +16,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from allmrec_jax.api.converting import export_official, export_serving, import_official
     from allmrec_jax.api.data import load_data, prepare, synthesize
     from allmrec_jax.api.evaluating import Results, evaluate
-    from allmrec_jax.api.planning import Plan, plan
+    from allmrec_jax.api.planning import Plan, plan, plan_stage1
     from allmrec_jax.api.recommending import ALLMRec, Recommendations
     from allmrec_jax.api.reporting import write_report
     from allmrec_jax.api.runs import TrainedRun, compare_runs, find_run, list_runs, remove_run
@@ -41,12 +42,16 @@ __all__ = [
     "__version__",
     "compare_runs",
     "evaluate",
+    "export_official",
+    "export_serving",
     "find_run",
     "fit",
+    "import_official",
     "list_runs",
     "load",
     "load_data",
     "plan",
+    "plan_stage1",
     "prepare",
     "remove_run",
     "synthesize",
@@ -58,9 +63,10 @@ __all__ = [
 ]
 
 _PLACES = {
+    "api.converting": ("export_official", "export_serving", "import_official"),
     "api.data": ("load_data", "prepare", "synthesize"),
     "api.evaluating": ("Results", "evaluate"),
-    "api.planning": ("Plan", "plan"),
+    "api.planning": ("Plan", "plan", "plan_stage1"),
     "api.recommending": ("ALLMRec", "Recommendations"),
     "api.reporting": ("write_report",),
     "api.runs": ("TrainedRun", "compare_runs", "find_run", "list_runs", "remove_run"),

@@ -7,6 +7,7 @@ import click
 import pytest
 
 from allmrec_jax import cli
+from allmrec_jax.commands.convert import command as convert
 from allmrec_jax.commands.runs import command as runs
 from allmrec_jax.commands.train import command as train
 from allmrec_jax.errors import StoppedError, UserError
@@ -15,6 +16,7 @@ GROUPS: dict[tuple[str, ...], click.Group] = {
     (): cli.allmrec,
     ("train",): train,
     ("runs",): runs,
+    ("convert",): convert,
     ("eval",): cli.evaluate,
     ("experiment",): cli.experiment,
 }
