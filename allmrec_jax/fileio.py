@@ -146,7 +146,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             yield sibling
             _put(sibling, path, holder / _REPLACED)
         finally:
-            shutil.rmtree(holder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove_holder(holder)
             lock.close()
 
 
@@ -202,7 +203,16 @@ def recover(path: Path | str) -> None:
                 if (holder / _REPLACED).exists() and not path.exists():
                     new = holder / path.name
                     os.replace(new if new.exists() else holder / _REPLACED, path)
-                shutil.rmtree(holder)
+                _remove_holder(holder)
+
+
+def _remove_holder(holder: Path) -> None:
+    """Removes a temporary folder, its lock last: what a kill leaves of it can still be told from what is in use."""
+    for each in holder.iterdir():
+        if each.name != _LOCK:
+            shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
+    (holder / _LOCK).unlink(missing_ok=True)
+    holder.rmdir()
 
 
 def write_text(path: Path | str, text: str) -> None:
@@ -289,7 +299,7 @@ def load_array(path: Path | str, remedy: str) -> np.ndarray:
     """
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, MemoryError, SyntaxError) as error:
+    except Exception as error:  # NumPy raises whatever the damage leads to
         raise UserError(f"{path}: cannot be read as a NumPy array ({first_line(error)}); {remedy}") from error
     check_finite(path, {Path(path).stem: array}, remedy)
     return array

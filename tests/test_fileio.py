@@ -183,9 +183,13 @@ from allmrec_jax import fileio
 target, moment = Path(sys.argv[1]), sys.argv[2]
 fileio._exchange = lambda one, other: False  # as where the system cannot
 replace = os.replace
+def dying_while_removing(path, **named):
+    os.kill(os.getpid(), signal.SIGKILL)
+if moment == "removing":
+    fileio.shutil.rmtree = dying_while_removing
 def dying(source, goal):
     replace(source, goal)
-    if str(goal).endswith("replaced"):
+    if moment == "replacing" and str(goal).endswith("replaced"):
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = dying
 with fileio.atomic_path(target) as new:
@@ -196,14 +200,14 @@ with fileio.atomic_path(target) as new:
 """
 
 
-@pytest.mark.parametrize("moment", ["writing", "replacing"])
+@pytest.mark.parametrize("moment", ["writing", "replacing", "removing"])
 def test_a_kill_leaves_the_old_or_the_new_and_what_it_leaves_beside_goes(tmp_path, moment):
     target = tmp_path / "data"
     target.mkdir()
     (target / "file").write_text("old")
     killed = subprocess.run([sys.executable, "-c", KILLED, str(target), moment], timeout=60)
     assert killed.returncode == -9 and len(list(tmp_path.glob(".data.*.tmp"))) == 1
-    assert target.exists() == (moment == "writing")
+    assert target.exists() == (moment != "replacing")
     recover(target)
     assert (target / "file").read_text() == ("old" if moment == "writing" else "new")
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

@@ -22,8 +22,6 @@ import hashlib
 import itertools
 import json
 import shutil
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,10 +56,6 @@ DATA_SET = Output(
 
 REMEDY = "run `allmrec prepare` again"
 """What mends a damaged data set."""
-
-
-_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, SyntaxError)
-"""What NumPy raises where a file or its header is damaged."""
 
 
 class _Manifest(TypedDict):
@@ -504,7 +498,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _read_array(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
-    except _UNREADABLE as error:
+    except Exception as error:  # NumPy raises whatever the damage leads to
         raise UserError(f"{path}: cannot be read ({first_line(error)}); {REMEDY}") from error
 
 
@@ -512,7 +506,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (*_UNREADABLE, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except Exception as error:  # NumPy and zipfile raise whatever the damage leads to
         raise UserError(f"{path}: cannot be read ({first_line(error)}); {REMEDY}") from error
 
 

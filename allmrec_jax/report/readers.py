@@ -257,10 +257,11 @@ def _check_values(path: Path, results: dict[str, Any]) -> None:
         for place, value in _numbers(results.get(part), part):
             if not math.isfinite(value):
                 raise UserError(f"{path}: {place} is {value}, no finite number; {again}")
-    metric = facts.main_metric(results)
     for name, slices in results["systems"].items():
         if "all" not in slices:
             raise UserError(f"{path}: system {name!r} has no slice 'all'; {again}")
+    metric = facts.main_metric(results)
+    for name, slices in results["systems"].items():
         for part, row in slices.items():
             whole = isinstance(row.get("n"), int) and isinstance(row.get(metric), list)
             if not whole or any(isinstance(value, int) for key, value in row.items() if key != "n"):
