@@ -1,6 +1,7 @@
 """Progress of what takes long, on a terminal, in a notebook and in a log."""
 
 import contextlib
+import importlib.util
 import logging
 import threading
 from collections.abc import Iterator
@@ -16,9 +17,10 @@ SILENCE = 5.0
 
 
 def live_console() -> Console | None:
-    """Where something that moves can be shown: a terminal or a notebook; ``None`` elsewhere."""
+    """Where something that moves can be shown: a terminal, or a notebook with ipywidgets; ``None`` elsewhere."""
     console = Console(stderr=True)
-    return console if console.is_terminal or console.is_jupyter else None
+    notebook = console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+    return console if console.is_terminal or notebook else None
 
 
 @contextlib.contextmanager

@@ -100,13 +100,14 @@ def synthesize(
 @contextmanager
 def _reading() -> Iterator[Any]:
     """A bar for each file read, on a terminal or in a notebook."""
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from allmrec_jax.progress import live_console
+
     bars: dict[Path, Any] = {}
-    console = Console(stderr=True)
+    console = live_console()
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (console.is_terminal or console.is_jupyter)) as progress:
+    with Progress(*columns, console=console, disable=console is None) as progress:
 
         def show(path: Path, done: int, total: int) -> None:
             if path not in bars:
