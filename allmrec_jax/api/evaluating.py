@@ -127,8 +127,6 @@ def evaluate(
     from allmrec_jax.settings import resolve
     from allmrec_jax.trained.sources import EvaluationSettings, Sources, prompts_at_once
 
-    if out is not None:
-        RESULTS.claim(Path(out))
     dataset = load_data(data)
     known = {name.casefold(): name for name in SYSTEMS}
     named = [known[each.casefold()] for each in systems if isinstance(each, str) and each.casefold() in known]
@@ -145,6 +143,8 @@ def evaluate(
         names = choose_systems(sources, () if every else [*named, *_systems_of(places[: len(own)])])
         questions = Questions(dataset, load_candidates(dataset, SCENARIO, "test", seed, users))
         asked = questions.candidates
+        if out is not None:  # what was named wrongly has been said, and nothing has been asked
+            RESULTS.claim(Path(out))
         outcomes, seconds = [], {}
         labels = {name: system_label(sources, name) for name in names}
         for name, label in labels.items():

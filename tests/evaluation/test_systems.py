@@ -11,12 +11,13 @@ from allmrec_jax.baselines.tallrec import TallrecSettings
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import write_dataset
 from allmrec_jax.errors import UserError
-from allmrec_jax.evaluation import systems
+from allmrec_jax.evaluation import answers, systems
 from allmrec_jax.evaluation.ask import ask, cf_scores, derangement, user_vectors
 from allmrec_jax.evaluation.questions import Questions
 from allmrec_jax.evaluation.results import read_users, summarize
 from allmrec_jax.evaluation.systems import (
     SYSTEMS,
+    asked_by_evaluations,
     choose_systems,
     compared_pairs,
     system_identity,
@@ -38,7 +39,7 @@ from allmrec_jax.training.stage2_settings import Stage2Settings
 ITEMS, USERS, USER_DIM, ITEM_DIM, HIDDEN = 44, 30, 5, 6, 16
 SETTINGS = Stage2Settings(history_length=3, dtype="float32", title_max_tokens=8)
 DECODE = DecodeSettings(max_new_tokens=6)
-ALLOWED = [name for name, system in SYSTEMS.items() if system.needs in (None, "arrays", "llm", "stage2")]
+ALLOWED = [name for name in asked_by_evaluations() if SYSTEMS[name].needs in (None, "arrays", "llm", "stage2")]
 
 
 def make_data(path, seed=0):
@@ -204,7 +205,7 @@ def asked_of(monkeypatch, sources, questions, name):
     def record(recommender, questions, users, name, *, generate, advance):
         seen.update(recommender=recommender, users=users, generate=generate)
 
-    monkeypatch.setattr(systems, "ask", record)
+    monkeypatch.setattr(answers, "ask", record)
     SYSTEMS[name].answer(sources, questions, name, None)
     return seen["recommender"], seen["users"], seen["generate"]
 
@@ -358,7 +359,7 @@ def test_a_users_mistake_is_one_line(dataset, tmp_path, capsys):
         cli.main(["eval", "overall", "--data", str(dataset.path), "--systems", "nothing", "--out", str(tmp_path / "o")])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: unknown system 'nothing'")
+    assert error.startswith("error: nothing: no such directory, and no run")
     assert error.count("\n") == 1
     assert not (tmp_path / "o").exists()
 
