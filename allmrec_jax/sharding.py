@@ -14,6 +14,7 @@ every function here hands its argument back, and nothing is computed otherwise t
 
 import contextlib
 import functools
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -204,6 +205,9 @@ def several_processes(how: str | None) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             if jax.process_index() > 0:
                 fileio.leave_writing_to_another()
+                # Handlers keep the stream that they were made with.
+                logging.disable()
+                stack.callback(logging.disable, logging.NOTSET)
                 nowhere = stack.enter_context(open(os.devnull, "w"))
                 stack.enter_context(contextlib.redirect_stdout(nowhere))
                 stack.enter_context(contextlib.redirect_stderr(nowhere))

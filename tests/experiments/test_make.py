@@ -104,7 +104,7 @@ def test_what_cannot_be_served_is_said_before_anything_trains(place, tmp_path, i
     write(tmp_path / "data", titled=False)
     for words, message in (
         (["--data", str(tmp_path / "data")], "no item has a title, and LLM-Only needs them"),
-        (["--llm", str(tmp_path / "absent")], "no such LLM directory"),
+        (["--llm", str(tmp_path / "absent")], "not a directory"),
         (["--sentence-encoder", str(tmp_path / "absent")], "not a directory"),
     ):
         with pytest.raises(SystemExit):

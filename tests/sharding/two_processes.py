@@ -4,6 +4,7 @@ python two_processes.py MODEL OUT INDEX PORT STEPS
 """
 
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def train_and_ask(model_path: Path, out: Path, steps: int) -> None:
 
 if __name__ == "__main__":
     model, out, index, port, steps = sys.argv[1:]
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     with jax.numpy_dtype_promotion("standard"):
         if index == "alone":
             train_and_ask(Path(model), Path(out), int(steps))
