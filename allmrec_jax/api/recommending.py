@@ -174,15 +174,18 @@ class ALLMRec(TrainedRun):
         if (user is None) == (not history):
             raise UserError("give either a user or at least one item of a history")
         _check_counts(count, retrieve)
-        from allmrec_jax.trained.recommend import find_user
+        from allmrec_jax.progress import announce
+        from allmrec_jax.trained.recommend import Catalogue, find_user
 
+        dataset = self._dataset()
+        catalogue = Catalogue.of(dataset, new_items)  # a name that is not in it is told before models are read
+        number = None if user is None else find_user(dataset, user)
+        past = [catalogue.find(name) for name in history] if number is None else dataset.sequence(number).tolist()
         recommender = self.open(new_items, **where)
-        number = None if user is None else find_user(self._dataset(), user)
-        find = recommender.catalogue.find
-        past = [find(name) for name in history] if number is None else self._dataset().sequence(number).tolist()
-        found = recommender.recommend(past, user=number, count=count, retrieve=retrieve)
+        with announce("asking the models"):
+            found = recommender.recommend(past, user=number, count=count, retrieve=retrieve)
         more = f"{len(past) - 5} earlier items, " if len(past) > 5 else ""
-        title = f"After {more}{', '.join(recommender.catalogue.titles[item] for item in past[-5:])}"
+        title = f"After {more}{', '.join(catalogue.titles[item] for item in past[-5:])}"
         return Recommendations([Recommended(None, rank, each) for rank, each in enumerate(found, 1)], title)
 
     def recommend_all(
@@ -249,6 +252,7 @@ class ALLMRec(TrainedRun):
         """
         key = (tuple(new_items), cf, stage1, llm, llm_weights, batch_size)
         if key not in self._loaded:
+            from allmrec_jax.progress import announce
             from allmrec_jax.trained.recommend import load_recommender
 
             dataset, root = self._dataset(), self.path.absolute().parents[2]
@@ -257,9 +261,10 @@ class ALLMRec(TrainedRun):
                 for role, given in (("cf", cf), ("stage1", stage1))
             }
             self._loaded.clear()  # one language model in memory at a time
-            self._loaded[key] = load_recommender(
-                dataset, self.path, new_items, llm=llm, llm_weights=llm_weights, batch_size=batch_size, **places
-            )
+            with announce("opening the models"):
+                self._loaded[key] = load_recommender(
+                    dataset, self.path, new_items, llm=llm, llm_weights=llm_weights, batch_size=batch_size, **places
+                )
         return self._loaded[key]
 
     def _dataset(self) -> "Dataset":

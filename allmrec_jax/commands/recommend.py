@@ -84,8 +84,9 @@ def command(
         raise UserError("give one of --user, --item (may be repeated), --users and --all")
 
     from allmrec_jax.api.devices import devices
-    from allmrec_jax.api.recommending import ALLMRec, Recommendations, read_users
+    from allmrec_jax.api.recommending import ALLMRec, Recommendations, Recommended, read_users
     from allmrec_jax.api.training import load
+    from allmrec_jax.evaluation.progress import progress
     from allmrec_jax.trained.recommend import read_new_items
 
     system = load(run, data=data, checkpoints=checkpoints)
@@ -98,7 +99,13 @@ def command(
             found = system.recommend(history=history, user=user, **wanted)
         else:
             ids = None if users is None else read_users(users)
-            found = Recommendations([row for each in system.recommend_all(ids, **wanted) for row in each])
+            total = len((system.dataset or system.load_data()).users_raw) if ids is None else len(ids)
+            rows: list[Recommended] = []
+            with progress("users", total) as advance:
+                for each in system.recommend_all(ids, **wanted):
+                    rows += each
+                    advance(1)
+            found = Recommendations(rows)
     if out is None:
         show(found, as_json=as_json, numbers=("rank", "probability", "log_likelihood", "retrieved"))
         return
