@@ -272,7 +272,7 @@ def test_each_step_of_an_epoch_draws_its_own_negatives_and_dropout(dataset, monk
     params = model.init_params(jax.random.key(0))
     steps = cf.steps_per_epoch(data, settings, dataset.num_users)
     for epoch in range(2):
-        state = CFState(jax.tree.map(jnp.copy, params), cf.make_optimizer(settings).init(params))
+        state = TrainState(jax.tree.map(jnp.copy, params), cf.make_optimizer(settings).init(params))
         jax.block_until_ready(cf.train_epoch(model, settings, steps, state, data, jax.random.key(epoch)))
     jax.effects_barrier()
     assert len(keys) == 2 * steps * len(data.buckets) and len(set(keys)) == len(keys)
