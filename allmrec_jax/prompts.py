@@ -1,6 +1,6 @@
 """Prompts: fixed text, titles and soft-token slots, assembled by slot into padded arrays.
 
-The soft layout (section 1 of the method, the official code's wording), on one line:
+The soft layout (the paper's section 3.2, in the official code's wording), on one line:
 
     <user></s> is a user representation.This user has watched "T1"<h1>,"T2"<h2> in the previous. Recommend one next
     movie for this user to watch next from the following movie title set, "C1"<c1>,"C2"<c2>. The recommendation is "

@@ -1,6 +1,6 @@
 """Stage 1's two autoencoders and the four losses that bring items and their texts into one space.
 
-Paper, section 3.1; where the official code differs (OFFICIAL.md, section 1) a setting says so.
+Paper, section 3.1; where the authors' code (``models/a_llmrec_model.py``) differs, a setting says so.
 
 Shapes: B users, M distinct items of a batch, D width of the CF model, W width of the sentence encoder, L latent width.
 """

@@ -291,4 +291,4 @@ OUTPUTS = (
     ("", '"Sun"'),
     ('The "Best" of', '"The "Best" of"'),
 )
-"""Targets and generated outputs for the official Hit@1, its oddities among them (OFFICIAL.md, section 2)."""
+"""Targets and generated outputs for the official Hit@1, its oddities among them (``eval.py`` of the authors' code)."""

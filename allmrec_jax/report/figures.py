@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from markupsafe import Markup, escape
 
@@ -23,17 +24,17 @@ BOLD = 6.7
 POINTS = 160
 """More points than these along a curve are averaged in equal bins."""
 
-TONES = ("ours", "cf", "other", "c1", "c2", "c3", "c4", "c5", "c6")
-"""Classes of colours in the style sheet: A-LLMRec, the CF model inside it, the rest; then series of equal standing."""
+Tone = Literal["ours", "cf", "other", "c1", "c2", "c3", "c4", "c5", "c6"]
+"""A class of colour in the style sheet: A-LLMRec, the CF model inside it, the rest; then series of equal standing."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a figure: a label, ``[value, low, high]``, and a tone of :data:`TONES`."""
+    """One row of a figure: a label, ``[value, low, high]``, and a colour."""
 
     label: str
     interval: Sequence[float]
-    tone: str = "other"
+    tone: Tone = "other"
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class Series:
     Attributes:
         label: stands at the line's end.
         points: ``(x, value)``, or ``(x, value, low, high)`` where there is an interval.
-        tone: of :data:`TONES`.
+        tone: its colour.
     """
 
     label: str
     points: Sequence[Sequence[float]]
-    tone: str = "ours"
+    tone: Tone = "ours"
 
 
 def bars(rows: Sequence[Row], alt: str, *, limit: float, chance: float | None = None) -> Markup:
@@ -98,7 +99,7 @@ def differences(rows: Sequence[Row], alt: str) -> Markup:
     return _svg(height, parts, alt)
 
 
-def curve(steps: Sequence[float], values: Sequence[float], alt: str, *, unit: str, tone: str = "ours") -> Markup:
+def curve(steps: Sequence[float], values: Sequence[float], alt: str, *, unit: str, tone: Tone = "ours") -> Markup:
     """A value over training steps; more than :data:`POINTS` points are averaged in equal bins.
 
     Args:
@@ -106,7 +107,7 @@ def curve(steps: Sequence[float], values: Sequence[float], alt: str, *, unit: st
         values: the logged values.
         alt: what the figure shows.
         unit: what a step is (``step``, ``epoch``), for the axis.
-        tone: of :data:`TONES`.
+        tone: its colour.
     """
     size = max(1, -(-len(values) // POINTS))
     cuts = [slice(start, start + size) for start in range(0, len(values), size)]

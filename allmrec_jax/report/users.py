@@ -11,7 +11,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.intervals import bootstrap
 from allmrec_jax.prompts import STYLES, PromptStyle, prompt_text
 from allmrec_jax.report.facts import about_scenario
-from allmrec_jax.report.figures import Series
+from allmrec_jax.report.figures import Series, Tone
 from allmrec_jax.rng import numpy_rng
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def wording(results: Mapping[str, Any]) -> PromptStyle:
     return STYLES[style]
 
 
-def popularity(frame: "pl.DataFrame", dataset: Dataset, systems: Sequence[tuple[str, str]]) -> list[Series]:
+def popularity(frame: "pl.DataFrame", dataset: Dataset, systems: Sequence[tuple[str, Tone]]) -> list[Series]:
     """Hit@1 by the popularity decile of the target, 1 the items with the fewest training interactions.
 
     Args:

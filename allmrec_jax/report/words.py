@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from allmrec_jax.report.figures import Tone
+
 CONTROLS = ("A-LLMRec, items permuted", "A-LLMRec, users swapped")
 """Rows that show what A-LLMRec is worth without its vectors."""
 
@@ -49,20 +51,21 @@ def systems_in_words() -> dict[str, str]:
     }
 
 
-def tone(system: str) -> str:
+def tone(system: str) -> Tone:
     """The colour of a system in tables and bars: the product's own, the CF model inside it, or another's."""
     if system.startswith("A-LLMRec") and system not in CONTROLS:
         return "ours"
     return "cf" if system == "SASRec" else "other"
 
 
-def line_tone(system: str, number: int = 0) -> str:
+def line_tone(system: str, number: int = 0) -> Tone:
     """A colour for a line, each system's own where it is one of the few."""
-    fixed = {"A-LLMRec": "ours", "SASRec": "cf", "A-LLMRec (SBERT)": "c3"}
-    return fixed.get(system, ("c4", "c5", "c6", "other")[number % 4])
+    fixed: dict[str, Tone] = {"A-LLMRec": "ours", "SASRec": "cf", "A-LLMRec (SBERT)": "c3"}
+    rest: tuple[Tone, ...] = ("c4", "c5", "c6", "other")
+    return fixed.get(system, rest[number % len(rest)])
 
 
-def side_tone(interval: Sequence[float]) -> str:
+def side_tone(interval: Sequence[float]) -> Tone:
     """The colour of a difference: by the side of zero on which its interval lies."""
     return "ours" if interval[1] > 0 else "cf" if interval[2] < 0 else "other"
 
