@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from allmrec_jax.commands.experiment import experiment
+from allmrec_jax.commands.options import Group
 from allmrec_jax.errors import STOPPED, StoppedError, UserError, first_line, out_of_memory, visible
 
 GRACE = 3.0
@@ -20,7 +21,7 @@ GRACE = 3.0
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands are named by import path and described here, so that ``--help`` imports none.
 
     Args:

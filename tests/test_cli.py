@@ -97,7 +97,10 @@ def test_a_user_error_is_one_line_and_code_2(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nonsense",), "error: No such command 'nonsense'. (see `allmrec --help`)\n"),
+        (("nonsense",), "error: No such command 'nonsense' (see `allmrec --help`)\n"),
+        (("recomend",), "error: No such command 'recomend'; did you mean 'recommend'? (see `allmrec --help`)\n"),
+        (("train", "stage-1"), "error: No such command 'stage-1'; did you mean 'stage1'? (see `allmrec train --help`)"),
+        (("runs", "lsit"), "error: No such command 'lsit'; did you mean 'list'?"),
         (("train", "cf", "--seed", "x"), "error: Invalid value for '--seed': 'x' is not a valid integer"),
         (("train", "cf"), "error: Missing option '--data'."),
     ],

@@ -238,7 +238,7 @@ def find_run(
         if path.is_dir():
             raise UserError(f"{path}: not a training run (it has no run.json)")
         what = f"{kind or 'run'} of data set {data.name}" if data is not None else (kind or "run")
-        near = did_you_mean(text, [run.name for run in runs if run.name])
+        near = did_you_mean(text, [run.name for run in runs if run.name]) or "; `allmrec runs list` shows them"
         raise UserError(f"{text}: no such directory, and no {what} of that name in {checkpoints}{near}")
     return found[0].path
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from allmrec_jax.commands.options import FOLDER, RUN, Command, checkpoints_option, data_option, grouped
+from allmrec_jax.commands.options import FOLDER, RUN, Command, Group, checkpoints_option, data_option, grouped
 
 EPOCHS = grouped(
     "Names of files",
@@ -14,7 +14,7 @@ EPOCHS = grouped(
 )
 
 
-@click.group(short_help="weights and data from and to the official PyTorch code")
+@click.group(cls=Group, short_help="weights and data from and to the official PyTorch code")
 def command() -> None:
     """Carry trained weights and data over from the official PyTorch code, and back.
 

@@ -12,6 +12,7 @@ from allmrec_jax.commands.options import (
     FOLDER,
     SEED,
     Command,
+    Group,
     checkpoints_option,
     data_option,
     grouped,
@@ -213,7 +214,7 @@ def tune_command() -> click.Command:
     return command
 
 
-class ExperimentGroup(click.Group):
+class ExperimentGroup(Group):
     """The commands of ``allmrec experiment``, each made when it is called; tables come from their registry."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

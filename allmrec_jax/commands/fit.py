@@ -1,5 +1,6 @@
 """``allmrec fit``: all stages of A-LLMRec, what is missing of them."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,34 @@ from allmrec_jax.commands.options import (
     seed_option,
 )
 from allmrec_jax.commands.train import combine, config_options, model_option
+from allmrec_jax.trained.kinds import setting_lines
 
 STAGES = ("cf", "stage1", "stage2")
 
 
+class FitCommand(Command):
+    """A command that knows the settings of its trainings when one is given as an option, as in RecBole."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the command line.
+
+        Raises:
+            click.UsageError: an option that there is not; where a setting has its name, with the line to write.
+        """
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            lines = setting_lines(error.option_name.lstrip("-"), "…", STAGES)
+            if not lines:
+                raise
+            raise click.UsageError(
+                f"No such option {error.option_name!r}; it is a setting: --set {' or '.join(lines)}", ctx
+            ) from None
+
+
 @click.command(
     "fit",
-    cls=Command,
+    cls=FitCommand,
     epilog="""\b
 Examples:
   allmrec fit --data data/movies
@@ -61,7 +83,7 @@ def command(config: Path | None, lines: tuple[str, ...], print_config: bool, **g
     next_line = {
         "cf": f"allmrec train stage1 --data {dataset.path} --cf {run.path}",
         "stage1": f"allmrec train stage2 --data {dataset.path} --stage1 {run.path}",
-        "stage2": f'allmrec recommend --run {run.path} --item "{dataset.titles[1]}"',
+        "stage2": f"allmrec recommend --run {run.path} --item {shlex.quote(dataset.titles[1])}",
     }[given["until"]]
     click.echo(f"next: {next_line}")
 

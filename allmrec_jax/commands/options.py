@@ -10,7 +10,7 @@ from typing import Any, Literal
 import click
 from click.shell_completion import CompletionItem
 
-from allmrec_jax.errors import MAX_SEED
+from allmrec_jax.errors import MAX_SEED, did_you_mean
 
 FOLDER = click.Path(path_type=Path)
 
@@ -34,6 +34,23 @@ class Command(click.Command):
             if rows:
                 with formatter.section(name):
                     formatter.write_dl(rows, col_max=26)
+
+
+class Group(click.Group):
+    """A group of commands that says which command a mistyped one is nearest to."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Finds the command that ``args`` begin with.
+
+        Raises:
+            click.UsageError: there is none of that name.
+        """
+        known = self.list_commands(ctx)
+        if args[0] in known or args[0].startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        raise click.UsageError(f"No such command {args[0]!r}{did_you_mean(args[0], known)}", ctx)
 
 
 def grouped(name: str, *options: Callable[[Callable], Callable]) -> Callable[[Callable], Callable]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from allmrec_jax.commands.options import FOLDER, RUN, Command, checkpoints_option, grouped
+from allmrec_jax.commands.options import FOLDER, RUN, Command, Group, checkpoints_option, grouped
 from allmrec_jax.commands.show import show
 
 EPILOG = """\b
@@ -17,12 +17,17 @@ Examples:
 """
 
 
-@click.group(epilog=EPILOG)
+@click.group(cls=Group, epilog=EPILOG)
 def command() -> None:
     """List, show, compare and remove training runs."""
 
 
-@command.command("list", cls=Command, epilog="Example: allmrec runs list --data data/movies --kind stage2")
+@command.command(
+    "list",
+    cls=Command,
+    short_help="the runs, how good, and what was built on what",
+    epilog="Example: allmrec runs list --data data/movies --kind stage2",
+)
 @grouped(
     "Options",
     click.option("--data", type=FOLDER, help="Only runs of this data set.  [all]"),
@@ -38,10 +43,15 @@ def list_(data: Path | None, kind: str | None, checkpoints: Path, as_json: bool)
     found = list_runs(checkpoints, data=None if data is None else load_data(data), kind=kind)
     if not found and not as_json:
         click.echo(f"no runs in {checkpoints}", err=True)
-    show(found, as_json=as_json, numbers=("MiB",))
+    show(found, as_json=as_json, numbers=("MiB",), whole=("run", "built on"))
 
 
-@command.command("show", cls=Command, epilog="Example: allmrec runs show checkpoints/movies/stage2/0a1b2c3d4e5f")
+@command.command(
+    "show",
+    cls=Command,
+    short_help="all that is known about a run, as JSON",
+    epilog="Example: allmrec runs show checkpoints/movies/stage2/0a1b2c3d4e5f",
+)
 @click.argument("run", type=RUN)
 @grouped("Options", checkpoints_option)
 def show_(run: str, checkpoints: Path) -> None:
@@ -54,7 +64,12 @@ def show_(run: str, checkpoints: Path) -> None:
     click.echo(json.dumps(about, indent=2, ensure_ascii=False))
 
 
-@command.command("compare", cls=Command, epilog="Example: allmrec runs compare first 0a1b2c3d4e5f")
+@command.command(
+    "compare",
+    cls=Command,
+    short_help="what differs between runs, side by side",
+    epilog="Example: allmrec runs compare first 0a1b2c3d4e5f",
+)
 @click.argument("runs", type=RUN, nargs=-1, required=True)
 @grouped("Options", checkpoints_option, click.option("--json", "as_json", is_flag=True, help="Print JSON."))
 def compare(runs: tuple[str, ...], checkpoints: Path, as_json: bool) -> None:
@@ -64,7 +79,12 @@ def compare(runs: tuple[str, ...], checkpoints: Path, as_json: bool) -> None:
     show(compare_runs([read_run(find_run(run, checkpoints)) for run in runs]), as_json=as_json)
 
 
-@command.command("rm", cls=Command, epilog="Example: allmrec runs rm checkpoints/movies/cf/0a1b2c3d4e5f")
+@command.command(
+    "rm",
+    cls=Command,
+    short_help="remove runs that none was built on",
+    epilog="Example: allmrec runs rm checkpoints/movies/cf/0a1b2c3d4e5f",
+)
 @click.argument("runs", type=RUN, nargs=-1, required=True)
 @grouped(
     "Options",

@@ -9,6 +9,7 @@ import click
 from allmrec_jax.commands.options import (
     RUN,
     Command,
+    Group,
     checkpoints_option,
     data_option,
     grouped,
@@ -152,7 +153,7 @@ EMBEDDED = {
 }
 
 
-class TrainGroup(click.Group):
+class TrainGroup(Group):
     """``allmrec train``: the kinds that are registered, and the two embedded models."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -386,9 +386,12 @@ def _check_titles(raw: Source, untitled: np.ndarray, reading: Reading) -> None:
     file, titled = raw.files[-1], int((~untitled).sum())
     if titled < LEAST_KNOWN * len(untitled):
         aside = [column for taken in reading.taken if taken.file == file.name for column in taken.aside]
+        ways = ["name the column of titles with --columns title=…"] if raw.kind == "table" else []
+        if raw.kind != "table" or len(raw.files) == 1:
+            ways.append("give a table of titles with --items")
         raise UserError(
             f"{file}: {titled} of {len(untitled)} items have a title, and items are told apart by title; "
-            + ("name the column of titles with --columns title=…" if raw.kind == "table" else "give them with --items")
+            + " or ".join(ways)
             + (f" (not read: {', '.join(aside[:20])})" if aside else "")
         )
     if 2 * titled < len(untitled):

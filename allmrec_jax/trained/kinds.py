@@ -100,6 +100,8 @@ class TrainingKind:
         if name not in hints:
             near = did_you_mean(name, hints) or ";"
             raise UserError(f"{where}: {self.name} has no setting {name!r}{near} known: {', '.join(sorted(hints))}")
+        if name == "model" and self.by_model:
+            raise UserError(f"{where}: models are chosen with --model")
         if name in self.fixed and value != self.fixed[name]:
             raise UserError(f"{where}: {self.name} has {name} {self.fixed[name]}; leave it out")
         return convert(where, hints[name], value)
@@ -236,6 +238,12 @@ def preset_models(preset: str) -> dict[str, str]:
     return {role: names[preset] for kind in KINDS.values() for role, names in kind.models.items() if preset in names}
 
 
+def setting_lines(name: str, value: str, kinds: Sequence[str]) -> list[str]:
+    """The ``KIND.SETTING=VALUE`` lines that a setting named without its kind may mean: one for each kind."""
+    name = name.replace("-", "_")
+    return [f"{kind}.{name}={value}" for kind in kinds if name in KINDS[kind].setting_types()]
+
+
 def parse_changes(lines: Iterable[str], kinds: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     """``KIND.SETTING=VALUE`` lines as a dictionary by kind; where one kind is trained, also ``SETTING=VALUE`` lines.
 
@@ -255,7 +263,8 @@ def parse_changes(lines: Iterable[str], kinds: Sequence[str] | None = None) -> d
             kind, name = kinds[0], kind
         form = "SETTING=VALUE" if len(kinds) == 1 else f"KIND.SETTING=VALUE, with a kind of {', '.join(kinds)},"
         if not equals or not name:
-            raise UserError(f"--set {line}: {form} is expected")
+            having = "" if dot else " or ".join(setting_lines(kind, value or "…", kinds))
+            raise UserError(f"--set {line}: " + (f"write --set {having}" if having else f"{form} is expected"))
         if kind not in kinds:
             near = did_you_mean(kind, kinds) or ";"
             raise UserError(f"--set {line}: {kind!r} is not trained here{near} {form} is expected")

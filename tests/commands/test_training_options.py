@@ -115,7 +115,12 @@ def test_a_mistake_in_a_line_is_one_line(shown, line: str, message: str):
 
 def test_fit_needs_to_know_the_stage(shown, file):
     assert "steps is a setting of stage2; write it" in shown("fit", "--config", file("steps: 3"))["error"]
-    assert "KIND.SETTING=VALUE" in shown("fit", "--set", "steps=3")["error"]
+    either = "--set cf.epochs=3 or stage1.epochs=3"
+    assert f"--set epochs=3: write {either}" in shown("fit", "--set", "epochs=3")["error"]
+    assert "KIND.SETTING=VALUE" in shown("fit", "--set", "stpes=3")["error"]
+    option = "No such option '--learning_rate'; it is a setting: --set cf.learning_rate=… or stage1.learning_rate=…"
+    assert option in shown("fit", "--learning_rate=3")["error"]
+    assert "models are chosen with --model" in shown("fit", "--set", "cf.model=gru4rec")["error"]
 
 
 def test_a_missing_file_is_one_line(shown):

@@ -355,6 +355,12 @@ def test_metadata_without_titles_is_an_error_that_lists_what_is_there(tmp_path):
     assert csv_pair(tmp_path, title="words", columns={"title": "words"}).titles[1] == "Title 0"
 
 
+def test_a_table_without_titles_is_an_error_that_names_both_ways(tmp_path):
+    csv_pair(tmp_path)
+    with pytest.raises(UserError, match=r"r\.csv: 0 of 5 items have a title.* title=… or give a table .* --items"):
+        prepare(tmp_path / "r.csv", tmp_path / "without")
+
+
 def test_few_titles_are_warned_of(made):
     items = {item: {"title": f"T{item}"} for item in "VW"}
     assert "3 of 5 items have no title" in made(block(), items).manifest["warnings"][-1]
