@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from allmrec_jax.api.converting import export_official, export_serving, import_official
     from allmrec_jax.api.data import load_data, prepare, synthesize
+    from allmrec_jax.api.embedded import train_embedded_model
     from allmrec_jax.api.evaluating import Results, evaluate
     from allmrec_jax.api.planning import Plan, plan, plan_stage1
     from allmrec_jax.api.recommending import ALLMRec, Recommendations
@@ -41,6 +42,7 @@ __all__ = [
     "UserError",
     "__version__",
     "compare_runs",
+    "compare_with_pytorch",
     "evaluate",
     "export_official",
     "export_serving",
@@ -50,22 +52,29 @@ __all__ = [
     "list_runs",
     "load",
     "load_data",
+    "make_demo",
+    "make_table",
     "plan",
     "plan_stage1",
     "prepare",
     "remove_run",
     "synthesize",
     "train_cf",
+    "train_embedded_model",
     "train_model",
     "train_stage1",
     "train_stage2",
+    "tune",
     "write_report",
 ]
 
 _PLACES = {
     "api.converting": ("export_official", "export_serving", "import_official"),
     "api.data": ("load_data", "prepare", "synthesize"),
+    "api.embedded": ("train_embedded_model",),
     "api.evaluating": ("Results", "evaluate"),
+    "api.experiments": ("make_demo", "make_table", "tune"),
+    "api.parity": ("compare_with_pytorch",),
     "api.planning": ("Plan", "plan", "plan_stage1"),
     "api.recommending": ("ALLMRec", "Recommendations"),
     "api.reporting": ("write_report",),

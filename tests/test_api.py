@@ -153,3 +153,18 @@ def test_a_table_shows_no_escape_sequences_and_no_html():
 
     shown = Words(["\x1b[2J<b>"])
     assert "\x1b" not in repr(shown) and "&lt;b&gt;" in shown._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("table12", {}, "table12"),
+        ("table1", {"seed": 3}, "table1 has no option 'seed'; did you mean 'seeds'?"),
+        ("table1", {"target": "x"}, "table1 has no option 'target'"),
+        ("table7", {"targets": "x"}, "did you mean 'target'?"),
+    ],
+)
+def test_a_wrong_table_or_option_is_one_line(name: str, options: dict, message: str, tmp_path: Path):
+    with pytest.raises(ar.UserError) as error:
+        ar.make_table(name, tmp_path, **options)
+    assert message in str(error.value) and "\n" not in str(error.value)

@@ -1,7 +1,5 @@
 """``allmrec experiment NAME``: one command for each table, made of its record; all tables, the demo, and tuning."""
 
-import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,7 +58,7 @@ TABLE_OPTIONS = (
         click.option("--slurm", type=FOLDER, help="Write what is missing as SLURM arrays into this folder and stop."),
     ),
 )
-"""The options of every table beside the first ones; all together one for each field of ``experiments.make.Options``."""
+"""The options of every table beside the first ones: with those, a field each of ``experiments.make.Options``."""
 
 
 def _first_options(own: Sequence[OwnOption]) -> Callable[[Callable], Callable]:
@@ -96,31 +94,19 @@ def _own_option(option: OwnOption) -> Callable[[Callable], Callable]:
 
 
 def table_options(command: Callable, own: Sequence[OwnOption] = ()) -> Callable:
-    """Gives a function the options of every table; it receives ``options`` and, by name, those of ``own``."""
-
-    def wrapped(**given: Any) -> Any:
-        from allmrec_jax.experiments.make import Options
-
-        # The trainings, processes of their own, want a GPU's memory too.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        common = {field.name: given.pop(field.name) for field in dataclasses.fields(Options)}
-        return command(options=Options(**common), **given)
-
-    wrapped.__name__, wrapped.__doc__ = command.__name__, command.__doc__
-    decorated: Callable = wrapped
+    """Gives a function the options of every table and those of its ``own``."""
     for options in reversed((_first_options(own), *TABLE_OPTIONS)):
-        decorated = options(decorated)
-    return decorated
+        command = options(command)
+    return command
 
 
 def table_command(record: PaperTable) -> click.Command:
     """The command that makes a table."""
 
-    def make(options: Any, **own: Any) -> None:
-        from allmrec_jax.experiments.make import make_tables
-        from allmrec_jax.report.experiments import PUBLISHER
+    def make(data: Path, **options: Any) -> None:
+        from allmrec_jax.api.experiments import make_table
 
-        make_tables(options, record.name, PUBLISHER, **own)
+        make_table(record.name, data, **options)
 
     make.__doc__ = record.details
     return click.command(
@@ -134,16 +120,15 @@ def table_command(record: PaperTable) -> click.Command:
 def all_command() -> click.Command:
     """The command that makes every table."""
 
-    def make(options: Any, **own: Any) -> None:
+    def make(data: Path, **options: Any) -> None:
         """Make every table, each in a folder of its own, and a report of them all.
 
         The whole plan comes first. A table that the data set cannot serve says why before anything trains, and the
         others go on; `tables.json` holds the reasons. What one table trained or asked, the next ones use.
         """
-        from allmrec_jax.experiments.make import make_all
-        from allmrec_jax.report.experiments import PUBLISHER
+        from allmrec_jax.api.experiments import make_table
 
-        make_all(options, PUBLISHER, **own)
+        make_table("all", data, **options)
 
     everywhere = [option for record in TABLES.values() for option in record.options if option.everywhere]
     return click.command(
@@ -169,7 +154,7 @@ def demo(out: Path, checkpoints: Path, **given: Any) -> None:
 
     A second call reuses what is trained already.
     """
-    from allmrec_jax.experiments.demo import make_demo
+    from allmrec_jax.api.experiments import make_demo
 
     make_demo(out, checkpoints, **given)
 
@@ -207,7 +192,7 @@ def tune_command() -> click.Command:
 
         Each run exports its best step on validation, and that step's value counts. Prints the best as --set options.
         """
-        from allmrec_jax.experiments.tune import tune
+        from allmrec_jax.api.experiments import tune
 
         tune(data, **given)
 

@@ -1,8 +1,6 @@
 """``allmrec parity``: does this project compute what PyTorch computes?"""
 
-import json
 import sys
-import warnings
 from pathlib import Path
 
 import click
@@ -27,55 +25,15 @@ def command(official: Path | None, selftest: bool, chosen: tuple[str, ...], out:
     Example:
       allmrec parity --official ../A-LLMRec --selftest --out runs/parity
     """
-    import jax
+    from allmrec_jax.api.parity import compare_with_pytorch
 
-    from allmrec_jax.errors import UserError
-    from allmrec_jax.fileio import atomic_path, write_text
-    from allmrec_jax.outputs import Output
-    from allmrec_jax.parity import compare
-    from allmrec_jax.parity.golden import RECORDED, STEPS, Golden
-    from allmrec_jax.parity.reference import COMPONENTS, Reference
-
-    if unknown := sorted(set(chosen) - set(COMPONENTS)):
-        raise UserError(f"unknown component {unknown[0]!r}; known: {', '.join(COMPONENTS)}")
-    if out is not None:
-        Output("parity report", signs=("parity.json", "parity.md")).claim(out)
-    recorded: list[Reference] = [Golden(file) for file in RECORDED]
-    if official is None:
-        from allmrec_jax.parity.stock import Stock
-
-        references: list[Reference] = [Stock(STEPS), *recorded]
-    else:
-        from allmrec_jax.parity.official import Official
-
-        references = [Official(official, STEPS), recorded[1]]
-    devices = [jax.devices("cpu")[0]]
-    if jax.default_backend() != "cpu":
-        devices.append(jax.devices()[0])
-
-    warnings.filterwarnings("ignore", category=FutureWarning)  # the clone's autocast
-    rows, altered = [], []
-    for reference in references:
-        for component in reference.components():
-            if not chosen or component in chosen:
-                for device in devices:
-                    rows.append(compare.compare(reference, component, STEPS, device))
-                    print(f"{rows[-1].verdict:8} {component} ({reference.name}, {device.platform})", file=sys.stderr)
-    if selftest:
-        for one in compare.selftest(references, [row for row in COMPONENTS if not chosen or row in chosen], STEPS):
-            altered.append(one)
-            print(f"{'red' if one.red else 'NOT RED':8} {one.component}: {one.alteration}", file=sys.stderr)
-
-    print(compare.markdown(rows))
-    for row in rows:
+    found = compare_with_pytorch(official, components=chosen, selftest=selftest, out=out)
+    click.echo(found.markdown())
+    for row in found.rows:
         if row.stood_in:
-            print(f"partial: {row.component} ({row.device}): in place of {row.stood_in}")
-    if altered:
-        print(f"self-test: {sum(one.red for one in altered)} of {len(altered)} alterations turned their row red")
-    if out is not None:
-        write_text(out / "parity.json", json.dumps(compare.report(rows, altered, STEPS), indent=1) + "\n")
-        write_text(out / "parity.md", compare.markdown(rows, every=True) + "\n")
-        with atomic_path(out / "parity.png") as sibling:
-            compare.plot(sibling, rows)
-    if any(row.verdict == "failed" for row in rows) or not all(one.red for one in altered):
+            click.echo(f"partial: {row.component} ({row.device}): in place of {row.stood_in}")
+    if found.altered:
+        red = sum(one.red for one in found.altered)
+        click.echo(f"self-test: {red} of {len(found.altered)} alterations turned their row red")
+    if not found.holds:
         sys.exit(1)

@@ -4,6 +4,7 @@ Shapes: B batch.
 """
 
 import dataclasses
+import json
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal, cast
 import jax
 import numpy as np
 
+from allmrec_jax.fileio import atomic_path, write_text
 from allmrec_jax.parity.alterations import ALTERATIONS
 from allmrec_jax.parity.ours import OURS
 from allmrec_jax.parity.reference import Outputs, Reference, Steps
@@ -159,6 +161,37 @@ def selftest(references: Iterable[Reference], components: Sequence[str], steps: 
             with alteration.made():
                 row = compare(reference, component, steps, jax.devices("cpu")[0])
             yield Altered(component, reference.name, alteration.what, row.verdict == "failed", row.worst)
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Everything that was compared.
+
+    Attributes:
+        rows: one for each component, reference and device.
+        altered: what the self-test found, if it was asked for.
+        steps: lengths of the trainings.
+    """
+
+    rows: tuple[Row, ...]
+    altered: tuple[Altered, ...]
+    steps: Steps
+
+    @property
+    def holds(self) -> bool:
+        """Whether no row failed, and every alteration turned its row red."""
+        return all(row.verdict != "failed" for row in self.rows) and all(one.red for one in self.altered)
+
+    def markdown(self) -> str:
+        """A table with a line for each row."""
+        return markdown(self.rows)
+
+    def write(self, out: Path) -> None:
+        """Writes ``parity.json`` and ``parity.md`` with every tensor, and ``parity.png``, the trainings' losses."""
+        write_text(out / "parity.json", json.dumps(report(self.rows, self.altered, self.steps), indent=1) + "\n")
+        write_text(out / "parity.md", markdown(self.rows, every=True) + "\n")
+        with atomic_path(out / "parity.png") as sibling:
+            plot(sibling, self.rows)
 
 
 def report(rows: Sequence[Row], altered: Sequence[Altered], steps: Steps) -> dict[str, Any]:

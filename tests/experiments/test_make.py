@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 from types import SimpleNamespace
 
-import click
 import pytest
 from click.testing import CliRunner
 from tiny_place import ASKED, USERS, arguments, write
 
+import allmrec_jax as ar
 from allmrec_jax import cli
-from allmrec_jax.commands.experiment import table_options
 from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.results import read_users
 from allmrec_jax.experiments import make
@@ -171,10 +170,7 @@ def test_an_experiment_leaves_the_memory_of_a_gpu_to_its_trainings(monkeypatch: 
     monkeypatch.setenv(name, "")
     monkeypatch.delenv(name)
 
-    @click.command()
-    @table_options
-    def command(options: Options) -> None:
-        """Says what the setting is."""
-        click.echo(os.environ.get(name))
-
-    assert CliRunner().invoke(command, ["--data", "x"]).output == "false\n"
+    told: list[str | None] = []
+    monkeypatch.setattr(make, "make_tables", lambda *given, **own: told.append(os.environ.get(name)))
+    ar.make_table("table1", "x")
+    assert told == ["false"]
