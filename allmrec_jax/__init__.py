@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from allmrec_jax.api.data import load_data, prepare, synthesize
     from allmrec_jax.api.embedded import train_embedded_model
     from allmrec_jax.api.evaluating import Results, evaluate
+    from allmrec_jax.api.experiments import make_demo, make_table, tune
+    from allmrec_jax.api.parity import compare_with_pytorch
     from allmrec_jax.api.planning import Plan, plan, plan_stage1
     from allmrec_jax.api.recommending import ALLMRec, Recommendations
     from allmrec_jax.api.reporting import write_report

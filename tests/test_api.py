@@ -1,5 +1,7 @@
 """The Python API as a user meets it; trainings of a step or two are in ``tests/commands``."""
 
+import ast
+import importlib
 import subprocess
 import sys
 from importlib.metadata import version
@@ -168,3 +170,13 @@ def test_a_wrong_table_or_option_is_one_line(name: str, options: dict, message: 
     with pytest.raises(ar.UserError) as error:
         ar.make_table(name, tmp_path, **options)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_editors_and_type_checkers_see_the_names_that_are_there():
+    """The imports under TYPE_CHECKING, which never run, name the same things at the same places."""
+    tree = ast.parse(Path(ar.__file__).read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    told = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert told.keys() == set(ar.__all__) - {"__version__"}
+    for name, module in told.items():
+        assert getattr(importlib.import_module(str(module)), name) is getattr(ar, name)
