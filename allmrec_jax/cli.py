@@ -1,5 +1,6 @@
 """The command ``allmrec``: a front for one program per thing to do, each imported only when it is called."""
 
+import contextlib
 import importlib
 import logging
 import os
@@ -195,7 +196,8 @@ def in_huge_pages() -> None:
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if sys.platform == "linux" and sys.executable and HUGE_PAGES.partition("=")[0] not in tunables:
         os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, HUGE_PAGES)))
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        with contextlib.suppress(OSError):  # an interpreter that this user may not start again: slower, not ended
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _fail(message: str) -> None:

@@ -71,6 +71,17 @@ def test_a_command_runs_in_huge_pages_unless_told_otherwise(tunables):
         assert numbers[0] == numbers[1] and told == (tunables, ":".join(filter(None, (tunables, cli.HUGE_PAGES))))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux")
+def test_a_command_goes_on_where_the_interpreter_may_not_be_started_again(monkeypatch):
+    def refuse(*arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "execv", refuse)
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    cli.in_huge_pages()
+    assert os.environ["GLIBC_TUNABLES"] == cli.HUGE_PAGES, "it was tried"
+
+
 @pytest.mark.parametrize(("path", "group"), PROGRAMS)
 def test_every_program_has_a_described_example(capsys, monkeypatch, path, group):
     monkeypatch.setenv("COLUMNS", "80")
