@@ -43,7 +43,7 @@ def list_(data: Path | None, kind: str | None, checkpoints: Path, as_json: bool)
     found = list_runs(checkpoints, data=None if data is None else load_data(data), kind=kind)
     if not found and not as_json:
         click.echo(f"no runs in {checkpoints}", err=True)
-    show(found, as_json=as_json, numbers=("MiB",), whole=("run", "built on"))
+    show(found, as_json=as_json, numbers=("MiB",), whole=("run", "built on", "state"))
 
 
 @command.command(

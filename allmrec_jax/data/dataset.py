@@ -90,6 +90,10 @@ class Dataset:
     slices: dict[str, np.ndarray]
     cold_users: ColdUsers
 
+    def __repr__(self) -> str:
+        sizes = f"{self.num_users:,} users, {self.num_items:,} items, {len(self.items):,} interactions"
+        return f"Dataset({str(self.path)!r}: {self.name}, {sizes})"
+
     @property
     def num_users(self) -> int:
         """U."""

@@ -149,12 +149,15 @@ def find_user(dataset: Dataset, raw_id: str) -> int:
 
 
 def find_users(dataset: Dataset, raw_ids: Iterable[str]) -> list[int]:
-    """Indices of the users with these ids; :class:`UserError` with the nearest ids for one that is not there."""
+    """Indices of the users with these ids; :class:`UserError` for one that is not there, with the nearest ids."""
     numbers = {user: number for number, user in enumerate(dataset.users_raw)}
     found = []
     for raw_id in raw_ids:
         if raw_id not in numbers:
-            near = _nearest(raw_id, {user: user for user in dataset.users_raw})
+            near = _nearest(raw_id, {user: user for user in dataset.users_raw}) or (
+                f"; ids look like {dataset.users_raw[0]!r}, and users of few interactions may have been left out "
+                "(`allmrec prepare --min-user`)"
+            )
             raise UserError(f"data set {dataset.name} has no user {raw_id!r}{near}")
         found.append(numbers[raw_id])
     return found

@@ -53,6 +53,13 @@ def test_what_is_written_is_read_back(tmp_path):
     assert data.items.dtype == np.int32 and data.offsets.dtype == np.int64
 
 
+def test_it_prints_as_one_line(tmp_path):
+    write(tmp_path / "tiny")
+    assert (
+        repr(load_dataset(tmp_path / "tiny")) == f"Dataset('{tmp_path}/tiny': tiny, 5 users, 6 items, 15 interactions)"
+    )
+
+
 def test_training_part_leaves_the_last_two_out(tmp_path):
     data = write(tmp_path / "d")
     assert [data.train_sequence(u).tolist() for u in range(5)] == [[1, 2, 3], [3], [2, 4], [5], [6, 2]]

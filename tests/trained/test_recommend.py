@@ -191,6 +191,8 @@ def test_users_are_found_by_id(dataset: Dataset):
     assert find_user(dataset, "user-07") == 7
     with pytest.raises(UserError, match=r"has no user 'user-7'; nearest: 'user-07'"):
         find_user(dataset, "user-7")
+    with pytest.raises(UserError, match=r"no user 'x'; ids look like 'user-00', .*--min-user"):
+        find_user(dataset, "x")
 
 
 def test_an_id_taken_is_refused(dataset: Dataset):
