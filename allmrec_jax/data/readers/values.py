@@ -32,6 +32,9 @@ BLANKS = " \t\n\r\f\v\u00a0\ufeff"
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
+ROUNDED = r"^-?[0-9](\.[0-9]+)?[eE]\+[0-9]+$"
+"""An id that a spreadsheet or pandas made a float (``1.23E+17``): its last digits are lost."""
+
 
 class JsonInteger(str):
     """An integer of JSON, as written."""
@@ -177,7 +180,9 @@ def _id(value: str, column: Field) -> str:
     if isinstance(value, JsonInteger):
         return "0" if value == "-0" else str(value)
     if not isinstance(value, JsonFloat):
-        return clean_unicode(value.strip(BLANKS))
+        if re.match(ROUNDED, text := value.strip(BLANKS)):
+            raise ValueError(f"should be {column.wanted}, is {describe(value)}")
+        return clean_unicode(text)
     number = float(value)
     if not math.isfinite(number) or abs(number) >= EXACT or number != int(number):
         raise ValueError(f"should be {column.wanted}, is {describe(value)}")
@@ -235,7 +240,9 @@ def _as(values: pl.Series, column: Field) -> pl.Series:
         return integers if column.kind == "id" else integers.zip_with(whole, values.fill_nan(None).cast(pl.String))
     texts = values.cast(pl.String)
     stripped = texts.str.strip_chars(BLANKS)
-    return (stripped if column.kind == "id" else texts).set(stripped.is_in(MISSING), None)
+    if column.kind == "id":
+        return stripped.set(stripped.is_in(MISSING) | stripped.str.contains(ROUNDED), None)
+    return texts.set(stripped.is_in(MISSING), None)
 
 
 def _as_numbers(values: pl.Series, column: Field) -> pl.Series:

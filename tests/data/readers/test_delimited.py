@@ -84,6 +84,14 @@ def test_blanks_after_every_comma_count_for_nothing(tmp_path):
     assert rows == [("u", "i", "a, b", 3.0)]
 
 
+@pytest.mark.parametrize("rounded", ["1.23E+17", "1e+17", " 9.876543e+11"])
+def test_ids_that_a_spreadsheet_rounded_are_not_merged(tmp_path, rounded):
+    text = f"user_id,item_id,title,timestamp\nu,{rounded},A,1\nu,1.5e10,B,2\nu,1E17,C,3\n"
+    rows, reading = rows_of(tmp_path, text)
+    assert [row[1] for row in rows] == ["1.5e10", "1E17"], "letters and digits of an id, not a number's exponent"
+    assert [where for _, where, _ in reading.bad_lines] == ["line 2"]
+
+
 def test_many_bad_lines_are_listed_one_by_one(tmp_path):
     path = tmp_path / "r.csv"
     path.write_text("user_id,item_id,title,timestamp\n" + "u,i,t,x\n,i,t,1\nu,i,t\nu,i,t\0,1\n" * 5)

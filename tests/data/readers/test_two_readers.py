@@ -22,7 +22,23 @@ FIELDS = {
     "categories": Field("category", "texts", also=("categories",)),
 }
 WORDS = st.sampled_from(
-    ["nan", "NaN", "null", "None", "", " ", "true", "[x]", "{y}", "3", "3.0", " B3", "anonymous", "2020-01-02"]
+    [
+        "nan",
+        "NaN",
+        "null",
+        "None",
+        "",
+        " ",
+        "true",
+        "[x]",
+        "{y}",
+        "3",
+        "3.0",
+        "1.23E+17",
+        " B3",
+        "anonymous",
+        "2020-01-02",
+    ]
 )
 TEXTS = st.one_of(WORDS, st.text(max_size=6))
 NUMBERS = st.one_of(
