@@ -193,7 +193,8 @@ def _train_loop(
         if stopping:
             batches.close()
             raise StoppedError(
-                f"{run.path}: asked to end (SIGTERM) and saved at step {number}; the same command with --resume goes on"
+                f"{run.path}: asked to end (SIGTERM) and saved at step {number}; the same command goes on from there "
+                "(`allmrec train` with --resume)"
             )
     batches.close()
 
