@@ -1,5 +1,6 @@
 """``allmrec recommend``: recommend items for users or for a history."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +90,18 @@ def command(
     from allmrec_jax.evaluation.progress import progress
     from allmrec_jax.trained.recommend import read_new_items
 
-    system = load(run, data=data, checkpoints=checkpoints)
-    if not isinstance(system, ALLMRec):
-        raise UserError(f"--run {run}: a {system.kind} run; a stage2 run recommends")
+    @functools.cache
+    def opened() -> ALLMRec:
+        system = load(run, data=data, checkpoints=checkpoints)
+        if not isinstance(system, ALLMRec):
+            raise UserError(f"--run {run}: a {system.kind} run; a stage2 run recommends")
+        return system
+
     wanted: dict[str, Any] = {"count": count, "retrieve": retrieve, **where}
-    wanted["new_items"] = read_new_items(items) if items else ()
-    with devices(mesh, distributed, lambda: where["llm"] or system.llm):
+    # The mesh first: one that does not fit is told before anything is read.
+    with devices(mesh, distributed, lambda: where["llm"] or opened().llm):
+        system = opened()
+        wanted["new_items"] = read_new_items(items) if items else ()
         if users is None and not everyone:
             found = system.recommend(history=history, user=user, **wanted)
         else:
