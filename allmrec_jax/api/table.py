@@ -1,5 +1,6 @@
 """Rows that a notebook shows as a table, and that become a Polars frame."""
 
+import abc
 import html
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -25,9 +26,9 @@ class Table(Sequence[Row], Generic[Row]):
     def __init__(self, rows: Sequence[Row], title: str = ""):
         self.rows, self.title = list(rows), title
 
+    @abc.abstractmethod
     def record(self, row: Row) -> dict[str, Any]:
         """The cells of a row by column; a value is a text, a number, a truth value or ``None``."""
-        raise NotImplementedError
 
     def records(self) -> list[dict[str, Any]]:
         """All rows as dictionaries, for JSON."""
