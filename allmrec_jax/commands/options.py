@@ -21,6 +21,19 @@ GROUP = "group"
 class Command(click.Command):
     """A command whose options stand in groups in ``--help``: those without a group first, then the groups in order."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the command line.
+
+        Raises:
+            click.UsageError: an option that there is not; where it is another command's for what one here does, which.
+        """
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if error.option_name == "--out" and any("--checkpoints" in each.opts for each in self.params):
+                raise click.UsageError("No such option '--out'; the folder of runs is --checkpoints", ctx) from None
+            raise
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes one section for each group."""
         sections: dict[str, list[tuple[str, str]]] = {}

@@ -125,3 +125,11 @@ def test_fit_needs_to_know_the_stage(shown, file):
 
 def test_a_missing_file_is_one_line(shown):
     assert "absent.yaml: cannot be read (No such file" in shown("train", "cf", "--config", "absent.yaml")["error"]
+
+
+def test_the_folder_of_runs_has_one_name(shown):
+    """Training commands called it ``--out`` once."""
+    for kind in ("cf", "stage2", "tallrec"):
+        message = shown("train", kind, "--out", "runs")["error"]
+        assert "No such option '--out'; the folder of runs is --checkpoints" in message
+    assert "--checkpoints" not in shown("train", "cf", "--outt", "runs")["error"]
