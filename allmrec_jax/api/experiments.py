@@ -4,17 +4,20 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allmrec_jax.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from allmrec_jax.experiments.demo import Step
 
 PathLike = str | os.PathLike[str]
 
 
-def make_table(name: str, data: PathLike, **options: Any) -> None:
+def make_table(name: str, data: PathLike, **options: Any) -> list[Path]:
     """Makes a table or figure of the paper: trains what is missing, asks every system, and writes results and a page.
 
-    Trainings run as processes of their own, with a line for each on the terminal. Interrupted, the same call goes on.
+    Trainings run as processes of their own, told by the logger ``allmrec_jax``. Interrupted, the same call goes on.
 
     Args:
         name: ``"table1"`` to ``"table11"``, ``"genres"``, or ``"all"``, which makes every one that the data can serve.
@@ -22,6 +25,9 @@ def make_table(name: str, data: PathLike, **options: Any) -> None:
         options: as the options of ``allmrec experiment NAME``, with underscores: ``preset``, ``seeds``, ``llm_seeds``,
             ``systems``, ``llm``, ``sentence_encoder``, ``changes``, ``llm_users``, ``checkpoints``, ``jobs``, ``out``
             and so on, and the table's own, e.g. ``target`` of Table 7.
+
+    Returns:
+        the folders of results; with ``slurm`` the scripts that submit what is missing.
 
     Raises:
         UserError: there is no such table or option, something that it needs is not there, or a training failed.
@@ -44,9 +50,8 @@ def make_table(name: str, data: PathLike, **options: Any) -> None:
     chosen = {each: _typed(each, value) for each, value in options.items() if each in common}
     rest = {each: value for each, value in options.items() if each in own}
     if name == "all":
-        make_all(Options(Path(data), **chosen), PUBLISHER, **rest)
-    else:
-        make_tables(Options(Path(data), **chosen), name, PUBLISHER, **rest)
+        return make_all(Options(Path(data), **chosen), PUBLISHER, **rest)
+    return make_tables(Options(Path(data), **chosen), name, PUBLISHER, **rest)
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -56,7 +61,9 @@ def _typed(name: str, value: Any) -> Any:
     return tuple(value) if name in ("systems", "changes") else value
 
 
-def make_demo(out: PathLike = "runs/demo", checkpoints: PathLike = "checkpoints", **options: Any) -> None:
+def make_demo(
+    out: PathLike = "runs/demo", checkpoints: PathLike = "checkpoints", **options: Any
+) -> "tuple[list[Step], Path]":
     """Makes the demo: generated data, every training, an evaluation and a report.
 
     Args:
@@ -65,12 +72,15 @@ def make_demo(out: PathLike = "runs/demo", checkpoints: PathLike = "checkpoints"
         options: ``data_seed``, ``seed``, ``data_preset`` (``"demo"`` or ``"tiny"``), ``llm``, ``sentence_encoder``,
             ``max_users`` and ``mesh``.
 
+    Returns:
+        what each step took, and the page to open.
+
     Raises:
         UserError: a step failed.
     """
     from allmrec_jax.experiments.demo import make_demo as make
 
-    make(Path(out), Path(checkpoints), **options)
+    return make(Path(out), Path(checkpoints), **options)
 
 
 def tune(
@@ -81,7 +91,7 @@ def tune(
     checkpoints: PathLike = "checkpoints",
     out: PathLike | None = None,
     **options: Any,
-) -> None:
+) -> list[dict[str, Any]]:
     """Trains every combination of settings and ranks them by a system's Hit@1 on validation users.
 
     Args:
@@ -92,12 +102,15 @@ def tune(
         out: where ``tune.json`` goes; ``runs/tune/DATA`` by default.
         options: ``system``, ``preset``, ``seed``, ``llm``, ``sentence_encoder``, ``jobs`` and ``dry_run``.
 
+    Returns:
+        the combinations, the best first: ``settings``, ``hit@1`` and the ``run``; none where only planned.
+
     Raises:
         UserError: the system is not trained, a training failed, or nothing was measured on validation users.
     """
     from allmrec_jax.experiments import tune as module
 
-    module.tune(
+    return module.tune(
         Path(data),
         grid=tuple(grid) or module.GRID,
         changes=tuple(changes),

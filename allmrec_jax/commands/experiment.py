@@ -1,5 +1,7 @@
 """``allmrec experiment NAME``: one command for each table, made of its record; all tables, the demo, and tuning."""
 
+import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,7 +108,8 @@ def table_command(record: PaperTable) -> click.Command:
     def make(data: Path, **options: Any) -> None:
         from allmrec_jax.api.experiments import make_table
 
-        make_table(record.name, data, **options)
+        for path in make_table(record.name, data, **options):
+            click.echo(path)
 
     make.__doc__ = record.details
     return click.command(
@@ -128,7 +131,8 @@ def all_command() -> click.Command:
         """
         from allmrec_jax.api.experiments import make_table
 
-        make_table("all", data, **options)
+        for path in make_table("all", data, **options):
+            click.echo(path)
 
     everywhere = [option for record in TABLES.values() for option in record.options if option.everywhere]
     return click.command(
@@ -156,7 +160,38 @@ def demo(out: Path, checkpoints: Path, **given: Any) -> None:
     """
     from allmrec_jax.api.experiments import make_demo
 
-    make_demo(out, checkpoints, **given)
+    steps, page = make_demo(out, checkpoints, **given)
+    _show_demo(out, steps, page)
+
+
+def _show_demo(out: Path, steps: Sequence[Any], page: Path) -> None:
+    """Prints what each step took, and the table of systems."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 132)
+    table = Table("step", title="Time and memory", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("seconds", "peak MiB"):
+        table.add_column(heading, justify="right")
+    for step in steps:
+        table.add_row(step.name, f"{step.seconds:.1f}", f"{step.peak_mib:,.0f}")
+    table.add_section()
+    table.add_row("all", f"{sum(step.seconds for step in steps):.1f}", f"{max(step.peak_mib for step in steps):,.0f}")
+    console.print(table)
+
+    systems: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))["systems"]
+    columns = (("all", "hit@1"), ("warm", "hit@1"), ("cold", "hit@1"), ("all", "strict_hit@1"), ("all", "valid_ratio"))
+    table = Table("system", title="Hit@1 with 95% intervals", title_justify="left", box=SIMPLE_HEAD)
+    for heading in ("all", "warm", "cold", "strict", "ValidRatio"):
+        table.add_column(heading)
+    for name, slices in systems.items():
+        cells = [slices.get(part, {}).get(metric) for part, metric in columns]
+        table.add_row(
+            name, *("" if cell is None else f"{cell[0]:.3f} ({cell[1]:.2f} to {cell[2]:.2f})" for cell in cells)
+        )
+    console.print(table)
+    console.print(f"Report: {page}")
 
 
 def tune_command() -> click.Command:
@@ -194,7 +229,11 @@ def tune_command() -> click.Command:
         """
         from allmrec_jax.api.experiments import tune
 
-        tune(data, **given)
+        found = tune(data, **given)
+        for each in found:
+            click.echo(f"{each['hit@1']:.4f}  {' '.join(each['settings'])}")
+        for best in found[:1]:
+            click.echo(" ".join(f"--set {line}" for line in best["settings"]))
 
     return command
 

@@ -8,19 +8,19 @@ on cold items.
 """
 
 import json
-import sys
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import click
-
 from allmrec_jax.errors import UserError
 from allmrec_jax.experiments.processes import allmrec_command, run_process
 from allmrec_jax.fileio import write_text
 from allmrec_jax.outputs import Output
+
+log = logging.getLogger(__name__)
 
 DOMAIN = "Nano_Movies"
 
@@ -45,7 +45,7 @@ def make_demo(
     sentence_encoder: str = "sbert-nano",
     max_users: int = 1000,
     mesh: str | None = None,
-) -> None:
+) -> tuple[list[Step], Path]:
     """Makes data, trains every stage, evaluates, and writes ``results.json``, ``users.parquet`` and ``report.html``.
 
     Args:
@@ -58,6 +58,9 @@ def make_demo(
         sentence_encoder: name or directory of the sentence encoder.
         max_users: test users to evaluate.
         mesh: devices that training and evaluation use.
+
+    Returns:
+        what each step took, and the page to open.
 
     Raises:
         UserError: a step failed.
@@ -88,7 +91,7 @@ def make_demo(
     step("eval overall", "eval", "overall", *asked_of, *asked, *generation, "--out", out)
     record_steps(out, steps)
     page = step("report", "report", out, cf, stage1, stage2, "--data", data)
-    show(out, steps, page)
+    return steps, Path(page)
 
 
 def run_step(name: str, arguments: Sequence[str | Path], number: int) -> tuple[Step, str]:
@@ -101,14 +104,14 @@ def run_step(name: str, arguments: Sequence[str | Path], number: int) -> tuple[S
         UserError: it failed; it has said why itself.
     """
     words = list(map(str, arguments))
-    click.secho(f"\n[{number}] allmrec {' '.join(words)}", bold=True, err=True)
-    ended = run_process(allmrec_command(words), read="stdout", show=lambda line: click.echo(line, nl=False))
+    log.info("\n[%d] allmrec %s", number, " ".join(words))
+    ended = run_process(allmrec_command(words), read="stdout", show=lambda line: log.info(line.rstrip("\n")))
     if ended.exit_code:
         raise UserError(
             f"the demo stopped at step {number}, {name} (exit code {ended.exit_code}, see above); "
             "the same command goes on from there"
         )
-    click.secho(f"    {ended.seconds:.1f} s, peak {ended.peak_mib:,.0f} MiB", fg="green", err=True)
+    log.info(f"    {ended.seconds:.1f} s, peak {ended.peak_mib:,.0f} MiB")
     return Step(name, ended.seconds, ended.peak_mib), ended.last_line
 
 
@@ -118,33 +121,3 @@ def record_steps(out: Path, steps: list[Step]) -> None:
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     results.setdefault("times", {})["steps"] = [asdict(step) for step in steps]
     write_text(path, json.dumps(results, indent=2) + "\n")
-
-
-def show(out: Path, steps: list[Step], page: str) -> None:
-    """Print what each step took, and the table of systems."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 132)
-    table = Table("step", title="Time and memory", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("seconds", "peak MiB"):
-        table.add_column(heading, justify="right")
-    for step in steps:
-        table.add_row(step.name, f"{step.seconds:.1f}", f"{step.peak_mib:,.0f}")
-    table.add_section()
-    table.add_row("all", f"{sum(step.seconds for step in steps):.1f}", f"{max(step.peak_mib for step in steps):,.0f}")
-    console.print(table)
-
-    systems: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))["systems"]
-    columns = (("all", "hit@1"), ("warm", "hit@1"), ("cold", "hit@1"), ("all", "strict_hit@1"), ("all", "valid_ratio"))
-    table = Table("system", title="Hit@1 with 95% intervals", title_justify="left", box=SIMPLE_HEAD)
-    for heading in ("all", "warm", "cold", "strict", "ValidRatio"):
-        table.add_column(heading)
-    for name, slices in systems.items():
-        cells = [slices.get(part, {}).get(metric) for part, metric in columns]
-        table.add_row(
-            name, *("" if cell is None else f"{cell[0]:.3f} ({cell[1]:.2f} to {cell[2]:.2f})" for cell in cells)
-        )
-    console.print(table)
-    console.print(f"Report: {page}")

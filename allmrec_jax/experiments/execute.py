@@ -5,18 +5,19 @@ Killed at any point, the same experiment goes on from there: finished trainings 
 
 import graphlib
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
-
-import click
 
 from allmrec_jax.errors import STOPPED, StoppedError, UserError
 from allmrec_jax.experiments.graph import Row, Training, Workplace, trainings_of, units
 from allmrec_jax.experiments.processes import allmrec_command, run_process
 from allmrec_jax.fileio import file_lock, write_text
 from allmrec_jax.runs import START_OVER
+
+log = logging.getLogger(__name__)
 
 COST = "cost.json"
 """In a run's directory: what it took, written by this runner only."""
@@ -39,9 +40,9 @@ def run_missing(work: Workplace, rows: Sequence[Row], jobs: int = 1) -> None:
         with file_lock(path.parent / f".{path.name}.lock") as lock:
             if work.done(node):  # by another experiment, since the plan was made
                 return
-            click.secho(f"{numbers[node]} {node.name}", bold=True, err=True)
+            log.info(f"{numbers[node]} {node.name}")
             if work.damaged(node):
-                click.echo(f"    {path} is half written; it is trained again", err=True)
+                log.info(f"    {path} is half written; it is trained again")
                 shutil.rmtree(path)
             begun = (path / "steps").is_dir()
             try:
@@ -49,7 +50,7 @@ def run_missing(work: Workplace, rows: Sequence[Row], jobs: int = 1) -> None:
             except UserError as error:
                 if not begun or START_OVER not in str(error):
                     raise
-                click.echo(f"    {path} cannot be continued; it is trained again", err=True)
+                log.info(f"    {path} cannot be continued; it is trained again")
                 shutil.rmtree(path)
                 begun, cost = False, dict(train_in_process(work.command(node), node.name, lock))
             if not work.done(node):
@@ -84,7 +85,7 @@ def train_in_process(arguments: Sequence[str], name: str, lock: int) -> dict[str
     Raises:
         UserError: it failed.
     """
-    click.echo(f"    allmrec {' '.join(arguments)}", err=True)
+    log.info(f"    allmrec {' '.join(arguments)}")
     ended = run_process(allmrec_command(arguments), read="stderr", lock=lock)
     if ended.exit_code == STOPPED:
         raise StoppedError(f"training {name} was told to end and has saved; the same command goes on")
@@ -93,5 +94,5 @@ def train_in_process(arguments: Sequence[str], name: str, lock: int) -> dict[str
             f"training {name} failed (exit code {ended.exit_code}): {ended.last_line}; the same command goes on"
         )
     cost = {"seconds": round(ended.seconds, 1), "peak_mib": round(ended.peak_mib)}
-    click.echo(f"    {cost['seconds']:,.0f} s, peak {cost['peak_mib']:,} MiB", err=True)
+    log.info(f"    {cost['seconds']:,.0f} s, peak {cost['peak_mib']:,} MiB")
     return cost

@@ -3,11 +3,10 @@
 import contextlib
 import dataclasses
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import click
 
 from allmrec_jax.data.dataset import Dataset, load_dataset
 from allmrec_jax.errors import UserError
@@ -27,6 +26,8 @@ from allmrec_jax.settings import resolve
 from allmrec_jax.sharding import parse_mesh, use_mesh
 from allmrec_jax.trained.kinds import parse_changes, preset_models
 from allmrec_jax.trained.sources import EvaluationSettings, prompts_at_once
+
+log = logging.getLogger(__name__)
 
 OF_ALL = Output("folder of results", signs=("*/results.json", "*/users.parquet"))
 """Where all tables go, a folder each."""
@@ -139,7 +140,6 @@ class PlannedTable:
                 advance=progress,
             )
             publisher.table(self, results)
-        click.echo(self.out)
 
 
 class Publisher(NamedTuple):
@@ -216,15 +216,16 @@ def _plan_case(options: Options, record: PaperTable, case: Case, dataset: Datase
     return PlannedTable(record.name, title, options, asked, work, rows, protocol, out, record.reference, about)
 
 
-def only_planned(options: Options, tables: Sequence[PlannedTable]) -> bool:
-    """Prints the plan of all tables; whether that was all: a dry run, or SLURM files, which it writes."""
-    click.echo(show_plan([(table.work, table.rows, table.protocol) for table in tables]), err=True)
+def only_planned(options: Options, tables: Sequence[PlannedTable]) -> list[Path] | None:
+    """Tells the plan of all tables. Where that was all, what was written: nothing in a dry run, or SLURM scripts."""
+    log.info(show_plan([(table.work, table.rows, table.protocol) for table in tables]))
     if options.slurm is None:
-        return options.dry_run
+        return [] if options.dry_run else None
+    scripts = []
     for number, each in enumerate(tables):
         place = options.slurm / (each.name if len(tables) == 1 else f"{number:02}-{each.name}")
-        click.echo(write_slurm(each.work, each.rows, place))
-    return True
+        scripts.append(write_slurm(each.work, each.rows, place))
+    return scripts
 
 
 @contextlib.contextmanager
@@ -237,7 +238,7 @@ def locked(tables: Iterable[PlannedTable]) -> Iterator[None]:
         yield
 
 
-def make_tables(options: Options, name: str, publisher: Publisher, **own: Any) -> None:
+def make_tables(options: Options, name: str, publisher: Publisher, **own: Any) -> list[Path]:
     """Makes a table: all of its cases.
 
     Everything is trained before anything is asked: a GPU's memory that this process has had, it keeps from trainings.
@@ -248,21 +249,25 @@ def make_tables(options: Options, name: str, publisher: Publisher, **own: Any) -
         publisher: what writes the results for people.
         own: the table's own options.
 
+    Returns:
+        the folders of results, or the SLURM scripts.
+
     Raises:
         UserError: something that it needs is not there, or a training failed.
     """
     tables = plan_tables(options, name, **own)
-    if only_planned(options, tables):
-        return
+    if (planned := only_planned(options, tables)) is not None:
+        return planned
     with locked(tables):
         for each in tables:
             each.train()
         for each in tables:
-            click.secho(each.title, bold=True, err=True)
+            log.info(each.title)
             each.ask(publisher)
+    return [each.out for each in tables]
 
 
-def make_all(options: Options, publisher: Publisher, **own: Any) -> None:
+def make_all(options: Options, publisher: Publisher, **own: Any) -> list[Path]:
     """Makes every table, each in a folder of its own, and a report of them all.
 
     A table that the data set cannot serve says why before anything trains, and the others go on; ``tables.json`` holds
@@ -272,6 +277,9 @@ def make_all(options: Options, publisher: Publisher, **own: Any) -> None:
         options: of the experiment.
         publisher: what writes the results for people.
         own: options of single tables.
+
+    Returns:
+        the folders of results, or the SLURM scripts.
 
     Raises:
         UserError: in the end, where a table was not made.
@@ -284,13 +292,14 @@ def make_all(options: Options, publisher: Publisher, **own: Any) -> None:
             tables[name] = plan_tables(dataclasses.replace(options, out=out / name), name, **own)
         except UserError as error:
             reasons[name] = str(error)
-            click.echo(f"{name} cannot be made: {error}", err=True)
+            log.info(f"{name} cannot be made: {error}")
     every = [table for each in tables.values() for table in each]
 
     def ask(each: PlannedTable) -> None:
         each.ask(publisher)
 
-    if not only_planned(options, every):
+    written = only_planned(options, every)
+    if written is None:
         OF_ALL.claim(out)
         with file_lock(out / ".lock"), locked(every):
             trained = [name for name, each in tables.items() if _done(name, each, PlannedTable.train, reasons)]
@@ -298,19 +307,21 @@ def make_all(options: Options, publisher: Publisher, **own: Any) -> None:
             write_text(out / "tables.json", json.dumps({"made": made, "not_made": reasons}, indent=2) + "\n")
             if shown := [table for name in made for table in tables[name]]:
                 publisher.site(out / "report", shown, reasons)
+            written = [table.out for name in made for table in tables[name]]
     if reasons:
         first, reason = next(iter(reasons.items()))
         raise UserError(f"{len(reasons)} of {len(TABLES)} tables were not made; {first}: {reason}")
+    return written
 
 
 def _done(name: str, tables: list[PlannedTable], step: Callable[[PlannedTable], None], reasons: dict[str, str]) -> bool:
     """Whether a step was done with all cases of a table; the reason why not is printed and added to ``reasons``."""
     try:
         for each in tables:
-            click.secho(f"\n{each.title}", bold=True, err=True)
+            log.info(f"\n{each.title}")
             step(each)
     except UserError as error:
         reasons[name] = str(error)
-        click.echo(f"{name}: {error}", err=True)
+        log.info(f"{name}: {error}")
         return False
     return True

@@ -2,11 +2,10 @@
 
 import itertools
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import click
 
 from allmrec_jax.data.dataset import load_dataset
 from allmrec_jax.errors import UserError
@@ -17,6 +16,8 @@ from allmrec_jax.experiments.rows import Recipes, choose
 from allmrec_jax.fileio import file_lock, write_text
 from allmrec_jax.outputs import Output
 from allmrec_jax.trained.kinds import parse_changes, preset_models
+
+log = logging.getLogger(__name__)
 
 GRID = (
     "stage1.learning_rate=0.01,0.001,0.0005,0.0001",
@@ -41,10 +42,10 @@ def tune(
     out: Path | None = None,
     jobs: int = 1,
     dry_run: bool = False,
-) -> None:
+) -> list[dict[str, Any]]:
     """Trains every combination of settings and ranks them by the system's Hit@1 on validation users.
 
-    Each run exports its best step on validation, and that step's value counts. Prints the best as ``--set`` options.
+    Each run exports its best step on validation, and that step's value counts.
 
     Args:
         data: the data set's directory.
@@ -60,6 +61,9 @@ def tune(
         jobs: trainings at a time.
         dry_run: print the plan and stop.
 
+    Returns:
+        the combinations, the best first: ``settings``, ``hit@1`` and the ``run``; none where only planned.
+
     Raises:
         UserError: the system is not trained, a training failed, or nothing was measured on validation users.
     """
@@ -70,9 +74,9 @@ def tune(
     (system,) = choose([], [system])
     points = [tuple(point) for point in itertools.product(*map(_values, grid))]
     rows = {point: _row(preset, system, seed, (*changes, *point)) for point in points}
-    click.echo(show_plan([(work, list(rows.values()), None)]), err=True)
+    log.info(show_plan([(work, list(rows.values()), None)]))
     if dry_run:
-        return
+        return []
     out = out or Path("runs") / "tune" / dataset.name
     Output("folder of results", signs=("tune.json",)).claim(out)
     with file_lock(out / ".lock"):
@@ -81,9 +85,7 @@ def tune(
         write_text(
             out / "tune.json", json.dumps({"system": system, "preset": preset, "points": found}, indent=2) + "\n"
         )
-    for each in found:
-        click.echo(f"{each['hit@1']:.4f}  {' '.join(each['settings'])}")
-    click.echo(" ".join(f"--set {line}" for line in found[0]["settings"]))
+    return found
 
 
 def _values(line: str) -> list[str]:

@@ -86,10 +86,11 @@ def test_a_table_from_nothing_and_again(place, in_this_process, capsys):
         assert load_run(run)["identity"] == node["identity"]
 
 
-def test_a_dry_run_trains_nothing_and_says_what_is_there(place, in_this_process):
-    told = CliRunner().invoke(cli.allmrec, arguments(place, "--dry-run", out="dry"))
-    assert told.exit_code == 0, told.output
-    lines = told.stderr.splitlines()
+def test_a_dry_run_trains_nothing_and_says_what_is_there(place, in_this_process, caplog):
+    with caplog.at_level("INFO", logger="allmrec_jax"):
+        told = CliRunner().invoke(cli.allmrec, arguments(place, "--dry-run", out="dry"))
+    assert told.exit_code == 0 and not told.output, told.output
+    lines = caplog.messages[-1].splitlines()
     assert not in_this_process.trained and not (place / "dry").exists()
     assert sum("tallrec-yes-no/" in line for line in lines) == 1
     names = [name for name in known_rows() if name != "RECFORMER"]  # preset small has the tiny one, and cuts rows
@@ -157,9 +158,10 @@ def test_everything_is_trained_before_anything_is_asked_under_locks(
         train = functools.partial(step, "train")
         return SimpleNamespace(title=name, out=tmp_path / name, train=train, ask=lambda publisher: step("ask"))
 
-    monkeypatch.setattr(make, "only_planned", lambda options, tables: False)
+    monkeypatch.setattr(make, "only_planned", lambda options, tables: None)
     monkeypatch.setattr(make, "plan_tables", lambda options, name: [table("one"), table("two")])
-    make.make_tables(Options(tmp_path), "both", Publisher(print, print))
+    written = make.make_tables(Options(tmp_path), "both", Publisher(print, print))
+    assert written == [tmp_path / "one", tmp_path / "two"]
     assert done == ["train one", "train two", "ask one", "ask two"]
     with file_lock(tmp_path / "one" / ".lock"):
         pass
