@@ -48,7 +48,8 @@ def test_changes_are_parsed_and_bad_ones_named():
     parsed = parse_changes(["cf.epochs=3", "stage2.schedule=cosine", "stage2.user_vector=false", "cf.dropout=0.25"])
     assert parsed == {"cf": {"epochs": 3, "dropout": 0.25}, "stage2": {"schedule": "cosine", "user_vector": False}}
     for line, message in (
-        ("epochs=3", "KIND.SETTING=VALUE"),
+        ("epochs=3", "write --set cf.epochs=3 or "),
+        ("speed=3", "KIND.SETTING=VALUE"),
         ("stage3.epochs=3", "KIND.SETTING=VALUE"),
         ("cf.speed=3", "no setting 'speed'"),
         ("cf.epochs=many", "a whole number is expected"),
