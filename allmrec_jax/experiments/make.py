@@ -315,7 +315,7 @@ def make_all(options: Options, publisher: Publisher, **own: Any) -> list[Path]:
 
 
 def _done(name: str, tables: list[PlannedTable], step: Callable[[PlannedTable], None], reasons: dict[str, str]) -> bool:
-    """Whether a step was done with all cases of a table; the reason why not is printed and added to ``reasons``."""
+    """Whether a step was done with all cases of a table; the reason why not is logged and added to ``reasons``."""
     try:
         for each in tables:
             log.info(f"\n{each.title}")
