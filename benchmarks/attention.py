@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from allmrec_jax.models.llm.opt import causal_attention
+from allmrec_jax.models.llm.attention import causal_attention
 from allmrec_jax.runs import versions
 
 SHAPES = {
@@ -30,7 +30,7 @@ SHAPES = {
 
 
 def ours(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """As `models/llm/opt.py` calls it: [B, T, H, Dh] in and out."""
+    """As `models/llm/attention.py` calls it: [B, T, H, Dh] in and out."""
     return causal_attention(*(x.swapaxes(1, 2) for x in (q, k, v))).swapaxes(1, 2)
 
 

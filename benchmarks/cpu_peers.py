@@ -37,7 +37,8 @@ from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import SoftTokens, respond
 from allmrec_jax.inference.rank import pack_answers
 from allmrec_jax.models.alignment import Alignment
-from allmrec_jax.models.llm.opt import OPT, Block, unstacked
+from allmrec_jax.models.llm.opt import OPT, Block
+from allmrec_jax.models.llm.stack import unstacked
 from allmrec_jax.models.projectors import init_params as init_projectors
 from allmrec_jax.models.text_encoder import SentenceEncoder, TextEncoder, TextEncoderConfig
 from allmrec_jax.models.text_encoder import init_params as init_encoder

@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from allmrec_jax import sharding
-from allmrec_jax.models.llm.opt import OPT, KVCache, init_cache, unstacked
+from allmrec_jax.models.llm.attention import KVCache, init_cache
+from allmrec_jax.models.llm.opt import OPT
+from allmrec_jax.models.llm.stack import unstacked
 from allmrec_jax.settings import setting
 
 

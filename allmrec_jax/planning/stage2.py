@@ -21,7 +21,8 @@ import jax.numpy as jnp
 from allmrec_jax import sharding
 from allmrec_jax.errors import UserError
 from allmrec_jax.models import projectors
-from allmrec_jax.models.llm.opt import OPTConfig, causal_blocks
+from allmrec_jax.models.llm.attention import causal_blocks
+from allmrec_jax.models.llm.opt import OPTConfig
 from allmrec_jax.models.llm.room import weight_bytes
 from allmrec_jax.planning.devices import LATENT_DIM, USER_DIM, Device, Exchange, Plan, bounded, described
 from allmrec_jax.sharding import MeshShape

@@ -18,8 +18,9 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import SoftTokens, respond
 from allmrec_jax.inference.rank import Answers
+from allmrec_jax.models.llm.attention import init_cache
 from allmrec_jax.models.llm.int8 import quantize_params
-from allmrec_jax.models.llm.opt import OPT, OPT_RULES, PUBLISHED, OPTConfig, init_cache, init_params
+from allmrec_jax.models.llm.opt import OPT, OPT_RULES, PUBLISHED, OPTConfig, init_params
 from allmrec_jax.models.llm.room import GIB, weight_bytes
 from allmrec_jax.models.projectors import init_params as init_projectors
 from allmrec_jax.planning.devices import DEVICES, LATENT_DIM, USER_DIM

@@ -69,10 +69,12 @@ class Dense(nn.Dense):
     """:class:`flax.linen.Dense` whose kernel may be stored as :func:`quantize` leaves it."""
 
     def __call__(self, inputs: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
-        """``inputs`` times the kernel, and the bias."""
+        """``inputs`` times the kernel, and the bias where there is one."""
         if not self.has_variable("params", SCALE):
             return super().__call__(inputs)
         x = inputs.astype(self.dtype)
-        kernel, scale, bias = (self.get_variable("params", name) for name in ("kernel", SCALE, "bias"))
-        out = product(x, kernel, scale)
+        out = product(x, self.get_variable("params", "kernel"), self.get_variable("params", SCALE))
+        if not self.use_bias:
+            return out
+        bias = self.get_variable("params", "bias")
         return out + jnp.broadcast_to(bias.astype(x.dtype), out.shape)

@@ -7,7 +7,8 @@ import pytest
 import torch
 import transformers
 
-from allmrec_jax.models.llm.opt import OPT, PUBLISHED, OPTConfig, init_cache, init_params
+from allmrec_jax.models.llm.attention import init_cache
+from allmrec_jax.models.llm.opt import OPT, PUBLISHED, OPTConfig, init_params
 from allmrec_jax.pretrained.llm import load_opt
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
