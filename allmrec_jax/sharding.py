@@ -9,7 +9,7 @@ by its path, every parameter must match exactly one rule, and XLA's partitioner 
 every function here hands its argument back, and nothing is computed otherwise than on one device.
 
     with use_mesh("data=2,tensor=4"):
-        config, params = load_opt("facebook/opt-6.7b", jnp.bfloat16)   # each device gets its slices only
+        config, params = load_checkpoint("facebook/opt-6.7b", jnp.bfloat16)   # each device gets its slices only
 """
 
 import contextlib

@@ -42,7 +42,7 @@ from allmrec_jax.models.llm.stack import unstacked
 from allmrec_jax.models.projectors import init_params as init_projectors
 from allmrec_jax.models.text_encoder import SentenceEncoder, TextEncoder, TextEncoderConfig
 from allmrec_jax.models.text_encoder import init_params as init_encoder
-from allmrec_jax.pretrained.llm import load_opt
+from allmrec_jax.pretrained.llm import load_checkpoint
 from allmrec_jax.prompts import ITEM_SLOT, STYLES, USER_SLOT, TitleTable, build_prompts
 from allmrec_jax.runs import versions
 from allmrec_jax.training import stage1, stage1_batches, stage1_settings, stage2, stage2_batches, stage2_settings
@@ -113,7 +113,7 @@ class LanguageModel:
         self.torch = OPTForCausalLM(config).eval().requires_grad_(False)
         with tempfile.TemporaryDirectory() as directory:
             self.torch.save_pretrained(directory)
-            ours, self.params = load_opt(directory)
+            ours, self.params = load_checkpoint(directory)
         self.model = OPT(ours)
         rng = np.random.default_rng(0)
         tokens = rng.integers(200, vocabulary, ITEMS * TITLE).astype(np.int32)

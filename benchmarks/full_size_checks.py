@@ -11,7 +11,8 @@ import numpy as np
 from full_size_world import LATENT_DIM, TRIAL, USER_DIM, World, random_params
 
 from allmrec_jax.models.llm.attention import causal_attention
-from allmrec_jax.models.llm.opt import OPT, PUBLISHED, OPTConfig, init_params
+from allmrec_jax.models.llm.families import init_params
+from allmrec_jax.models.llm.opt import OPT, PUBLISHED, OPTConfig
 from allmrec_jax.models.projectors import init_params as init_projectors
 from allmrec_jax.planning.devices import Device as PlannedDevice
 from allmrec_jax.planning.stage2 import ITEMS, Work, make_plan

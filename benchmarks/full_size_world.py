@@ -74,7 +74,7 @@ def random_params(config: OPTConfig, dtype: Any) -> Any:
     """Parameters of the checkpoint's layout, made on the device in ``dtype`` leaf by leaf: never all in float32."""
     import jax
 
-    from allmrec_jax.models.llm.opt import init_params
+    from allmrec_jax.models.llm.families import init_params
 
     shapes = jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
     leaves, tree = jax.tree.flatten(shapes)

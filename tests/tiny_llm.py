@@ -8,7 +8,8 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from allmrec_jax.models.llm.opt import OPT, OPTConfig, init_params
+from allmrec_jax.models.llm.families import init_params
+from allmrec_jax.models.llm.opt import OPT, OPTConfig
 from allmrec_jax.prompts import STYLES, prompt_text
 
 TITLES = (

@@ -34,8 +34,8 @@ from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.inference.yes_no import YesNoRecommender, yes_no_prompts
 from allmrec_jax.metrics import ranking_metrics, target_ranks
+from allmrec_jax.models.llm.family import LanguageModel
 from allmrec_jax.models.llm.lora import Adapter, init_adapter, merge, variables
-from allmrec_jax.models.llm.opt import OPT
 from allmrec_jax.pretrained.frozen_llm import load_llm, prompt_tables
 from allmrec_jax.pretrained.llm import check_llm, llm_hash
 from allmrec_jax.pretrained.peft import LoRA, save_adapter
@@ -140,7 +140,7 @@ class TallrecState(NamedTuple):
 Step = Callable[[TallrecState, Any, PromptBatch], tuple[TallrecState, dict[str, jax.Array]]]
 
 
-def make_step(llm: OPT, optimizer: optax.GradientTransformation, scale: float, seed: int) -> Step:
+def make_step(llm: LanguageModel, optimizer: optax.GradientTransformation, scale: float, seed: int) -> Step:
     """The jitted training step; the state is donated, the language model's parameters are only read.
 
     The loss is the mean over all answer tokens of the batch; ``exact`` is the share of answers whose every token is the
@@ -182,7 +182,7 @@ def make_batch(sampler: Stage2Sampler, settings: TallrecSettings, index: int) ->
 
 
 def make_recommender(
-    llm: OPT,
+    llm: LanguageModel,
     llm_params: Any,
     tables: PromptTables,
     settings: TallrecSettings,
@@ -237,7 +237,7 @@ def train_tallrec(
         return training.path
     with announce("reading the language model", quiet):
         plain, llm_params = load_llm(llm_name, settings.dtype, remat=settings.remat)
-    llm = dataclasses.replace(plain, lora_dropout=settings.dropout)
+    llm = plain.clone(lora_dropout=settings.dropout)
     tables = prompt_tables(llm_name, llm.config, dataset.titles, settings.title_max_tokens)
     sampler = Stage2Sampler(dataset, None, tables, settings.sampling, seed)
     epoch_steps = math.ceil(len(sampler) / settings.samples_per_step)
@@ -263,7 +263,7 @@ def train_tallrec(
         monitor="hit@1" if evaluate else None,
     )
     lora = LoRA(jax.device_get(chosen.adapter), settings.alpha)
-    save_adapter(training.export_path("adapter"), lora, dropout=settings.dropout, base_model=str(llm_name))
+    save_adapter(training.export_path("adapter"), llm.config, lora, dropout=settings.dropout, base_model=str(llm_name))
     write_text(training.export_path("tallrec.json"), json.dumps({"llm": str(llm_name)}, indent=2) + "\n")
     return training.finish(
         {
@@ -277,7 +277,7 @@ def train_tallrec(
 
 
 def make_validation(
-    dataset: Dataset, llm: OPT, llm_params: Any, tables: PromptTables, settings: TallrecSettings, seed: int
+    dataset: Dataset, llm: LanguageModel, llm_params: Any, tables: PromptTables, settings: TallrecSettings, seed: int
 ) -> Callable[[TallrecState], dict[str, float]]:
     """Ranking metrics of a state's adapter on a seeded sample of validation users."""
     asked = make_candidates(

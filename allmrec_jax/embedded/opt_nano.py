@@ -33,7 +33,8 @@ from jaxtyping import Array, Float, Int
 from allmrec_jax.embedded.lexicon import FUNCTION, PLAIN, THEMES
 from allmrec_jax.embedded.list_tasks import GENRE_QUESTION, SKILLS, Batch, Shape, TaskWriter, pack
 from allmrec_jax.embedded.theme_texts import invented_word
-from allmrec_jax.models.llm.opt import OPT, POSITION_OFFSET, OPTConfig, init_params
+from allmrec_jax.models.llm.families import init_params
+from allmrec_jax.models.llm.opt import OPT, POSITION_OFFSET, OPTConfig
 from allmrec_jax.prompts import STYLES, prompt_text, tokenize
 from allmrec_jax.rng import jax_key, numpy_rng
 from allmrec_jax.settings import setting

@@ -19,7 +19,7 @@ from allmrec_jax.embedded.opt_nano import (
 )
 from allmrec_jax.embedded.sbert_nano import MODEL, generated_texts
 from allmrec_jax.models.llm.opt import OPT
-from allmrec_jax.pretrained.llm import save_opt
+from allmrec_jax.pretrained.llm import save_checkpoint
 from allmrec_jax.training.loop import LoopSettings
 from allmrec_jax.training.run import TrainingRun
 from allmrec_jax.training.state import CountedState
@@ -69,7 +69,7 @@ def train_opt_nano(
         )
         scores = measure(model, state.params, tokenizer, seed + 1)
         minutes = (time.monotonic() - start) / 60
-        save_opt(exported, config, state.params, tokenizer, jnp.float16)
+        save_checkpoint(exported, config, state.params, tokenizer, jnp.float16)
         card = model_card(settings, seed, scores, minutes, resumed=resume)
         (exported / "README.md").write_text(card, encoding="utf-8")
         training.finish({"scores": scores, "minutes": minutes})

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from allmrec_jax import sharding
 from allmrec_jax.models.llm.attention import KVCache, init_cache
-from allmrec_jax.models.llm.opt import OPT
+from allmrec_jax.models.llm.family import LanguageModel
 from allmrec_jax.models.llm.stack import unstacked
 from allmrec_jax.settings import setting
 
@@ -50,7 +50,7 @@ class Prefix(NamedTuple):
     lengths: Int[Array, "B"]
 
 
-def prefill(llm: OPT, params: Any, embeds: Float[Array, "B S E"], lengths: Int[Array, "B"]) -> Prefix:
+def prefill(llm: LanguageModel, params: Any, embeds: Float[Array, "B S E"], lengths: Int[Array, "B"]) -> Prefix:
     """Reads right-padded prompts."""
     batch, size, _ = embeds.shape
     positions = jnp.broadcast_to(jnp.arange(size), (batch, size))
@@ -74,7 +74,7 @@ class _Loop(NamedTuple):
     cache: KVCache | list[KVCache]
 
 
-def generate(llm: OPT, params: Any, prefix: Prefix, settings: DecodeSettings) -> Int[Array, "B M"]:
+def generate(llm: LanguageModel, params: Any, prefix: Prefix, settings: DecodeSettings) -> Int[Array, "B M"]:
     """Greedily generated token ids; after a row's end-of-text token comes padding.
 
     A row also ends where the language model's positions do. The loop stops as soon as all rows have ended.

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from allmrec_jax import sharding
 from allmrec_jax.inference.decode import DecodeSettings, decode_texts, generate, prefill
 from allmrec_jax.inference.rank import Answers, likelihoods, pack_answers
-from allmrec_jax.models.llm.opt import OPT
+from allmrec_jax.models.llm.family import LanguageModel
 from allmrec_jax.models.projectors import embed_prompts
 from allmrec_jax.prompts import PromptBatch, PromptStyle, PromptTables, build_prompts, build_questions
 
@@ -45,7 +45,7 @@ class Response(NamedTuple):
 
 @partial(jax.jit, static_argnames=("llm", "decode"))
 def respond(
-    llm: OPT,
+    llm: LanguageModel,
     llm_params: Any,
     soft: SoftTokens | None,
     prompts: PromptBatch,
@@ -78,7 +78,7 @@ class LLMRecommender:
         decode: how titles are generated.
     """
 
-    llm: OPT
+    llm: LanguageModel
     llm_params: Any
     tables: PromptTables
     style: PromptStyle

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from allmrec_jax.inference.decode import Prefix, extend
-from allmrec_jax.models.llm.opt import OPT
+from allmrec_jax.models.llm.family import LanguageModel
 from allmrec_jax.prompts import PromptTables
 
 COLUMNS = 32
@@ -72,7 +72,7 @@ def pack(rows: Sequence[Sequence[np.ndarray]], pad: int) -> Answers:
     )
 
 
-def read(llm: OPT, params: Any, prefix: Prefix, answers: Answers) -> Float[Array, "B C E"]:
+def read(llm: LanguageModel, params: Any, prefix: Prefix, answers: Answers) -> Float[Array, "B C E"]:
     """Hidden states of the answers' columns, each answer read as if it stood alone behind the prompt."""
     variables = {"params": params}
     size, columns = prefix.cache.k.shape[3], answers.inputs.shape[1]
@@ -91,7 +91,7 @@ def read(llm: OPT, params: Any, prefix: Prefix, answers: Answers) -> Float[Array
     return hidden
 
 
-def likelihoods(llm: OPT, params: Any, prefix: Prefix, answers: Answers) -> Float[Array, "B K"]:
+def likelihoods(llm: LanguageModel, params: Any, prefix: Prefix, answers: Answers) -> Float[Array, "B K"]:
     """Log-likelihood of each answer, summed over its tokens, float32."""
     variables = {"params": params}
     hidden = read(llm, params, prefix, answers)

@@ -26,7 +26,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.inference.decode import prefill
 from allmrec_jax.inference.llm import Response
 from allmrec_jax.inference.rank import Answers, pack, read
-from allmrec_jax.models.llm.opt import OPT
+from allmrec_jax.models.llm.family import LanguageModel
 from allmrec_jax.prompts import PromptBatch, PromptStyle, PromptTables, bucket, pad_answers, tokenize
 
 
@@ -138,7 +138,7 @@ def _right_padded(rows: Sequence[np.ndarray], tables: PromptTables) -> tuple[np.
 
 @partial(jax.jit, static_argnames="llm")
 def log_odds(
-    llm: OPT,
+    llm: LanguageModel,
     params: Any,
     ids: Int[Array, "B S"],
     lengths: Int[Array, "B"],
@@ -178,7 +178,7 @@ class YesNoRecommender:
         batch_size: users asked at once; the last batch is filled up with repeats.
     """
 
-    llm: OPT
+    llm: LanguageModel
     llm_params: Any
     tables: PromptTables
     style: PromptStyle

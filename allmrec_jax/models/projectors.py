@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from allmrec_jax.models.llm.opt import OPT
+from allmrec_jax.models.llm.family import LanguageModel
 from allmrec_jax.prompts import ITEM_SLOT, USER_SLOT, PromptBatch
 
 LAYER_NORM_EPSILON = 1e-5
@@ -64,7 +64,7 @@ def init_params(width: int, user_dim: int | None, item_dim: int | None, key: jax
 
 
 def embed_prompts(
-    llm: OPT,
+    llm: LanguageModel,
     llm_params: Any,
     params: Any,
     prompts: PromptBatch,
@@ -81,7 +81,7 @@ def embed_prompts(
     """
     embeds = llm.apply({"params": llm_params}, prompts.ids, method="embed")
     items = None if latents is None else latents[prompts.items]
-    users, items = Projectors(llm.config.word_embed_proj_dim).apply({"params": params}, users, items)
+    users, items = Projectors(llm.config.embed_dim).apply({"params": params}, users, items)
     slot = prompts.slot[..., None]
     if items is not None:
         placed = jnp.take_along_axis(items, prompts.slot_index[..., None], axis=1)

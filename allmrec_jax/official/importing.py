@@ -135,7 +135,7 @@ def import_stage2(layout: Layout, dataset: Dataset, cf_path: Path, stage1_path: 
     Raises:
         UserError: a file is missing, or a key or shape does not fit.
     """
-    model, width = load_cf(cf_path, dataset), load_config(llm).word_embed_proj_dim
+    model, width = load_cf(cf_path, dataset), load_config(llm).embed_dim
     _, about = find_upstream(out, "stage1", dataset.name, dataset.hash, given=stage1_path)
     states = {part: read_state(layout.stage2(part)) for part in ("log_proj", "item_proj")}
     for part, inputs in (("log_proj", model.dim), ("item_proj", LATENT)):

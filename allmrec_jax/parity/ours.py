@@ -24,7 +24,7 @@ from allmrec_jax.metrics import official_hit
 from allmrec_jax.models.alignment import Alignment
 from allmrec_jax.models.cf.registry import CF_PRESETS
 from allmrec_jax.models.cf.sasrec import Block, Dropout, SASRec, SASRecCF, SASRecConfig
-from allmrec_jax.models.llm.opt import OPT, POSITION_OFFSET, OPTConfig
+from allmrec_jax.models.llm.opt import OPT, POSITION_OFFSET
 from allmrec_jax.models.llm.opt import Block as OPTBlock
 from allmrec_jax.models.projectors import Projectors, embed_prompts
 from allmrec_jax.models.text_encoder import SentenceEncoder, encode_texts, tokenize_texts
@@ -32,7 +32,7 @@ from allmrec_jax.official import parameters as official
 from allmrec_jax.parity import cases, conversion
 from allmrec_jax.parity.directories import write_opt, write_sentence_encoder
 from allmrec_jax.parity.reference import BETA2, CF_RATE, NEW_TOKENS, STAGE1_RATE, STAGE2_RATE, Outputs, Steps, kind
-from allmrec_jax.pretrained.llm import load_opt, load_tokenizer
+from allmrec_jax.pretrained.llm import load_checkpoint, load_tokenizer
 from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder, state_of
 from allmrec_jax.prompts import (
     ITEM_SLOT,
@@ -309,11 +309,11 @@ def _is_item(prompts: PromptBatch) -> np.ndarray:
 
 
 @functools.cache
-def _opt(rows: int, shape_350m: bool = False) -> tuple[OPTConfig, Any]:
+def _opt(rows: int, shape_350m: bool = False) -> tuple[Any, Any]:
     """OPT with the case's weights, through our loader; ``rows`` of its table are kept."""
     with tempfile.TemporaryDirectory() as directory:
         write_opt(Path(directory), cases.OPT_350M if shape_350m else cases.OPT, rows)
-        return load_opt(directory)
+        return load_checkpoint(directory)
 
 
 def _opt_layers(theirs: Outputs, steps: Steps, *, shape_350m: bool = False) -> Outputs:

@@ -3,7 +3,8 @@
 import jax
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.llm.opt import PUBLISHED, OPTConfig
+from allmrec_jax.models.llm.families import published
+from allmrec_jax.models.llm.family import LMConfig
 from allmrec_jax.models.llm.room import GIB, device_memory, make_room, weight_bytes
 from allmrec_jax.pretrained.llm import load_config
 from allmrec_jax.sharding import MeshShape
@@ -32,8 +33,6 @@ def choose_mesh(llm: str | None) -> MeshShape:
     )
 
 
-def read_config(name_or_path: str) -> OPTConfig:
+def read_config(name_or_path: str) -> LMConfig:
     """The configuration of a language model: a published one's by its name, without network, or a directory's."""
-    if name_or_path in PUBLISHED:
-        return PUBLISHED[name_or_path]
-    return load_config(name_or_path)
+    return published().get(name_or_path) or load_config(name_or_path)

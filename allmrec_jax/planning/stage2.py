@@ -1,12 +1,13 @@
-"""What a training or inference step with a frozen OPT takes on each device of a mesh, before anything is run.
+"""What a step with a frozen language model, training or inference, takes on each device of a mesh, before it is run.
 
 Weights, KV cache and optimizer are exact: they come from shapes and from the rules that arrays are placed by
-(:data:`allmrec_jax.models.llm.opt.OPT_RULES`). FLOPs and exchanged bytes are formulas of the program that is compiled.
+(:class:`allmrec_jax.models.llm.family.Family`). FLOPs and exchanged bytes are formulas of the program that is compiled.
 Activations and temporaries are a model of what XLA keeps, fitted to compiled programs (docs/sharding.md), and are
 labelled as estimates.
 
-Symbols: L layers, D hidden size, F feed-forward units, H heads, E word width, V vocabulary, B rows of a device's batch,
-S prompt tokens, A answer tokens, C columns of the candidates' answers, N new tokens, t devices along ``tensor``.
+Symbols: L layers, D hidden size, Q width of all query heads, K of all key-value heads, F feed-forward units, H heads, E
+word width, V vocabulary, B rows of a device's batch, S prompt tokens, A answer tokens, C columns of the candidates'
+answers, N new tokens, t devices along ``tensor``.
 """
 
 import dataclasses
@@ -22,10 +23,13 @@ from allmrec_jax import sharding
 from allmrec_jax.errors import UserError
 from allmrec_jax.models import projectors
 from allmrec_jax.models.llm.attention import causal_blocks
-from allmrec_jax.models.llm.opt import OPTConfig
-from allmrec_jax.models.llm.room import weight_bytes
+from allmrec_jax.models.llm.families import family_of
+from allmrec_jax.models.llm.family import LMConfig
+from allmrec_jax.models.llm.room import local_shape, weight_bytes
 from allmrec_jax.planning.devices import LATENT_DIM, USER_DIM, Device, Exchange, Plan, bounded, described
 from allmrec_jax.sharding import MeshShape
+
+ONE_DEVICE = MeshShape()
 
 ITEMS = 30
 """Items of a prompt: ten of history and twenty candidates."""
@@ -50,7 +54,7 @@ class Work:
         fused: attention stores no S × S matrix.
     """
 
-    llm: OPTConfig
+    llm: LMConfig
     mesh: MeshShape
     batch: int = 4
     length: int = 1024
@@ -83,6 +87,17 @@ class Work:
         """Tokens read to rank the candidates of a prompt."""
         return self.candidates * (self.answer // 2)
 
+    @property
+    def queries(self) -> float:
+        """Width of the query heads of one device."""
+        return self.llm.num_attention_heads * self.llm.head_dim / self.mesh.tensor
+
+    @property
+    def key_values(self) -> float:
+        """Width of the key-value heads of one device: all of them, where ``tensor`` does not divide them."""
+        heads, split = self.llm.num_key_value_heads, self.mesh.tensor
+        return (heads if heads % split else heads / split) * self.llm.head_dim
+
 
 # Memory.
 
@@ -97,13 +112,13 @@ def projector_count(width: int) -> int:
 def kv_bytes(work: Work, columns: int) -> int:
     """Bytes of keys and values of so many columns on each device, exact."""
     cfg = work.llm
-    return 2 * cfg.num_hidden_layers * work.rows * columns * (cfg.hidden_size // work.mesh.tensor) * work.itemsize
+    return 2 * cfg.num_hidden_layers * work.rows * columns * int(work.key_values) * work.itemsize
 
 
 def memory(work: Work) -> dict[str, int]:
     """Bytes on each device by kind: weights, optimizer and KV cache exact, activations and temporaries estimates."""
     cfg = work.llm
-    trained = projector_count(cfg.word_embed_proj_dim)
+    trained = projector_count(cfg.embed_dim)
     cache, temporaries = (0, _temporaries(work)) if work.train else _answering(work)
     return {
         "weights": weight_bytes(cfg, work.mesh, work.itemsize, int8=work.int8),
@@ -118,17 +133,17 @@ def memory(work: Work) -> dict[str, int]:
 def _activations(work: Work) -> int:
     """Kept from the forward to the backward pass.
 
-    A frozen layer needs no inputs of its matrices, so it keeps ten widths a token: three of the stream and its norms,
-    queries, keys, values and the four of the feed-forward part, which ``tensor`` splits. Without fused attention come
+    A frozen layer needs no inputs of its matrices. Of each token it keeps three widths of the stream and its norms,
+    queries, keys, values and the units of the feed-forward part, which ``tensor`` splits. Without fused attention come
     four more, laid out by heads, and the attention weights.
     """
-    cfg, split = work.llm, work.mesh.tensor
-    ratio = cfg.ffn_dim / cfg.hidden_size
+    cfg = work.llm
     if work.remat:
         per_token = float(cfg.hidden_size)
     else:
-        by_heads = 3 if work.fused else 7
-        per_token = (3 + (by_heads + ratio) / split) * cfg.hidden_size + 1.8 * _scores(work)
+        by_heads = work.queries + 2 * work.key_values + (0 if work.fused else 4 * work.queries)
+        units = family_of(cfg).kept_units * cfg.intermediate_size / work.mesh.tensor
+        per_token = 3 * cfg.hidden_size + by_heads + units + 1.8 * _scores(work)
     return int(work.rows * work.length * cfg.num_hidden_layers * per_token * work.itemsize)
 
 
@@ -136,7 +151,7 @@ def _scores(work: Work) -> float:
     """Attention weights of a token in one layer; fused attention keeps a sum and its output instead."""
     cfg, split = work.llm, work.mesh.tensor
     if work.fused:
-        return cfg.hidden_size / split / 2
+        return work.queries / 2
     return cfg.num_attention_heads / split * work.length * _causal_share(work)
 
 
@@ -154,7 +169,7 @@ def _temporaries(work: Work) -> int:
     vocabulary = cfg.vocab_size / work.mesh.tensor
     widths, scores = (26, 1.7) if work.remat else (16, 2.5)
     layer = tokens * (widths * cfg.hidden_size + scores * _scores(work))
-    gradients = 12 * projector_count(cfg.word_embed_proj_dim)
+    gradients = 12 * projector_count(cfg.embed_dim)
     head = 3 * 4 * work.rows * work.answer * vocabulary
     return int(max(layer * work.itemsize, head)) + gradients + _put_together(work)
 
@@ -167,7 +182,7 @@ def _answering(work: Work) -> tuple[int, int]:
     """
     cfg, split = work.llm, work.mesh.tensor
     prompts, ranked, generated = (kv_bytes(work, work.length + more) for more in (0, work.columns, work.new_tokens))
-    kernels = _kernels(cfg) // (split * work.mesh.fsdp) * work.kernel_itemsize  # the scan's copy of a layer's
+    kernels = sum(_kernels(work, work.mesh)) * work.kernel_itemsize  # the scan's copy of a layer's
     logits = 4 * cfg.vocab_size / split
     scored = logits * work.columns  # row by row
     # The loop over a single row is none, and XLA computes its logits before it generates.
@@ -192,26 +207,38 @@ def _layer(work: Work, tokens: int, keys: float) -> float:
     stream, queries, output and float32 scores, in the feed-forward part the stream, its norm and the units twice."""
     cfg, split = work.llm, work.mesh.tensor
     scores = 0 if work.fused else 1.25 * 4 * cfg.num_attention_heads / split * keys
-    attention = (1 + 2 / split) * cfg.hidden_size * work.itemsize + scores
-    feed_forward = 2 * (cfg.hidden_size + cfg.ffn_dim / split) * work.itemsize
+    attention = (cfg.hidden_size + 2 * work.queries) * work.itemsize + scores
+    feed_forward = 2 * (cfg.hidden_size + cfg.intermediate_size / split) * work.itemsize
     return work.rows * tokens * max(attention, feed_forward)
 
 
 def _put_together(work: Work) -> int:
     """Weights made ready for use: gathered over ``fsdp``, of a layer and the next and the tables; and a kernel of int8
     in the type that it is multiplied in."""
-    cfg = work.llm
-    found = cfg.hidden_size * cfg.ffn_dim // work.mesh.tensor * work.itemsize if work.int8 else 0
+    gathered = work.mesh._replace(fsdp=1)
+    found = max(_kernels(work, gathered)) * work.itemsize if work.int8 else 0
     if work.mesh.fsdp > 1:
-        words = cfg.vocab_size * cfg.word_embed_proj_dim // work.mesh.tensor
-        tables = (words + cfg.max_position_embeddings * cfg.hidden_size) * work.itemsize
-        found += 2 * _kernels(cfg) // work.mesh.tensor * work.kernel_itemsize + tables
+        family = family_of(work.llm)
+        rules = family.rules_on(work.llm, work.mesh)
+        specs = {leaf: sharding.spec_of(rules, "/".join(leaf.path)) for leaf in family.layout(work.llm)}
+        tables = [
+            math.prod(local_shape(leaf.shape, spec, gathered))
+            for leaf, spec in specs.items()
+            if "fsdp" in spec and not leaf.in_layers
+        ]
+        found += 2 * sum(_kernels(work, gathered)) * work.kernel_itemsize + sum(tables) * work.itemsize
     return found
 
 
-def _kernels(cfg: OPTConfig) -> int:
-    """Weights of a layer's six kernels."""
-    return 4 * cfg.hidden_size**2 + 2 * cfg.hidden_size * cfg.ffn_dim
+def _kernels(work: Work, mesh: MeshShape = ONE_DEVICE) -> list[int]:
+    """Weights of each kernel of a layer on a device of a mesh."""
+    family = family_of(work.llm)
+    rules = family.rules_on(work.llm, mesh)
+    return [
+        math.prod(local_shape(leaf.stacked_shape(work.llm)[1:], sharding.spec_of(rules, "/".join(leaf.path))[1:], mesh))
+        for leaf in family.layout(work.llm)
+        if leaf.is_kernel
+    ]
 
 
 # Work and exchange.
@@ -222,15 +249,16 @@ def flops(work: Work) -> int:
     backward, for the weights' own gradients are not computed; attention; the head at the answers' positions only."""
     cfg = work.llm
     rows = work.rows * work.mesh.batch_shards
-    layers, width = cfg.num_hidden_layers * _kernels(cfg), cfg.num_hidden_layers * cfg.hidden_size
-    words = cfg.vocab_size * cfg.word_embed_proj_dim
+    layers = cfg.num_hidden_layers * sum(_kernels(work))
+    width = cfg.num_hidden_layers * cfg.num_attention_heads * cfg.head_dim
+    words = cfg.vocab_size * cfg.embed_dim
 
     def read(tokens: int, columns: float) -> int:
         return int(rows * tokens * (2 * layers + 4 * width * columns))
 
     causal = work.length * _causal_share(work)
     if work.train:
-        embed = cfg.word_embed_proj_dim
+        embed = cfg.embed_dim
         projected = rows * (USER_DIM * embed + embed**2 + ITEMS * (LATENT_DIM * embed + embed**2))
         body = read(work.length, causal)
         attention = int(rows * work.length * 4 * width * causal)  # backward it is four products, not two
@@ -268,15 +296,19 @@ def exchanges(work: Work) -> list[Exchange]:
     if mesh.fsdp > 1:
         runs = (3 if work.remat else 2) if work.train else 2 + work.new_tokens
         share = (mesh.fsdp - 1) / mesh.fsdp
-        size = layers * _kernels(cfg) // mesh.tensor * work.kernel_itemsize
+        kernels = _kernels(work, mesh._replace(fsdp=1))
+        size = layers * sum(kernels) * work.kernel_itemsize
         found.append(
             Exchange(
-                "all-gather of kernels, six per layer and pass", "fsdp", 6 * layers * runs, int(runs * size * share)
+                f"all-gather of kernels, {len(kernels)} per layer and pass",
+                "fsdp",
+                len(kernels) * layers * runs,
+                int(runs * size * share),
             )
         )
     if work.train and mesh.size > 1 and mesh.batch_shards > 1:
         shards = mesh.batch_shards
-        size = 4 * projector_count(cfg.word_embed_proj_dim)
+        size = 4 * projector_count(cfg.embed_dim)
         found.append(Exchange("all-reduce of gradients, once", "data, fsdp", 1, int(2 * (shards - 1) / shards * size)))
     return found
 

@@ -5,13 +5,13 @@ import functools
 import logging
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from allmrec_jax.assets import ASSETS
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.llm.opt import PUBLISHED
+from allmrec_jax.models.llm.families import published
 from allmrec_jax.pretrained.weights import WEIGHT_FILES, read_index
 
 SMALL_FILES = ("*.json", "*vocab.txt", "merges.txt")
@@ -29,17 +29,17 @@ class Kind(NamedTuple):
         packaged: the name of the one that the package carries, if any.
         here: what works on a machine without the hub, for messages.
         owner: on the hub, of names without one.
-        known: names on the hub that one may have meant.
+        known: gives names on the hub that one may have meant.
     """
 
     what: str
     packaged: str | None
     here: str
     owner: str | None = None
-    known: tuple[str, ...] = ()
+    known: Callable[[], Iterable[str]] = tuple
 
 
-LLM = Kind("LLM", "opt-nano", "--llm opt-nano, a directory, or --preset small", known=tuple(PUBLISHED))
+LLM = Kind("LLM", "opt-nano", "--llm opt-nano, a directory, or --preset small", known=published)
 SENTENCE_ENCODER = Kind(
     "sentence encoder",
     "sbert-nano",
@@ -121,7 +121,7 @@ def _hub_name(name: str, kind: Kind) -> str:
         return name
     if kind.owner is not None:
         return f"{kind.owner}/{name}"
-    meant = next((known for known in kind.known if known.endswith("/" + name)), None)
+    meant = next((known for known in kind.known() if known.endswith("/" + name)), None)
     raise UserError(
         f"{kind.what} {name}: not a directory, and no name on the hub, which has an owner before a slash"
         + (f": did you mean {meant}?" if meant else f"; what works here: {kind.here}")

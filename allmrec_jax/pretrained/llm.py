@@ -1,4 +1,4 @@
-"""OPT in the Hugging Face format: configuration, weights and tokenizer, read and written back.
+"""Language models in the Hugging Face format: configuration, weights and tokenizer, read and written back.
 
 Every tensor of the checkpoint must be used exactly once and every parameter must be found: an unknown, missing,
 twice-set or mis-shaped key is an error that names it. Tensors are read one at a time, of each the slices that this
@@ -7,6 +7,7 @@ process's devices hold, so that loading needs little more memory than the parame
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,33 +18,23 @@ import numpy as np
 from allmrec_jax import sharding
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
-from allmrec_jax.models.llm.checkpoint import HEAD, PREFIXES, layout, plain
-from allmrec_jax.models.llm.opt import OPTConfig
+from allmrec_jax.models.llm.families import family_of, find_family
+from allmrec_jax.models.llm.family import Family, LMConfig
 from allmrec_jax.models.llm.room import check_room
 from allmrec_jax.pretrained.hub import LLM, locate, locate_weights
 from allmrec_jax.pretrained.placing import load_params
-from allmrec_jax.pretrained.schemas import BaseFile, OPTFile, checked, read_json, read_object
+from allmrec_jax.pretrained.schemas import BaseFile, ModelFile, checked, read_json, read_object
 from allmrec_jax.pretrained.tokenizer import TOKENIZER_FILES, check_vocabulary, read_auto_tokenizer, vocabulary_size
 from allmrec_jax.pretrained.weights import Weights, check_weights, open_weights, weight_files
-
-_VARIANTS = {
-    "model_type": "opt",
-    "activation_function": "relu",
-    "enable_bias": True,
-    "layer_norm_elementwise_affine": True,
-    "tie_word_embeddings": True,
-    "_remove_final_layer_norm": False,
-}
-"""What every published OPT has, and the module computes; configurations can say otherwise."""
 
 _ROWS = 4096
 """Of a word table, read at once where two are compared."""
 
 
-def load_opt(
+def load_checkpoint(
     name_or_path: str | Path, dtype: jnp.dtype = jnp.float32, *, int8: bool = False
-) -> tuple[OPTConfig, dict[str, Any]]:
-    """Configuration and parameters of an OPT checkpoint, in the layout of :class:`allmrec_jax.models.llm.opt.OPT`.
+) -> tuple[LMConfig, dict[str, Any]]:
+    """Configuration and parameters of a language model, in the layout of its family's module.
 
     Args:
         name_or_path: a directory, a hub name such as ``facebook/opt-6.7b``, or ``opt-nano`` for the packaged model.
@@ -52,24 +43,28 @@ def load_opt(
             (:mod:`allmrec_jax.models.llm.int8`).
 
     Returns:
-        the parameters where :data:`allmrec_jax.models.llm.opt.OPT_RULES` lay them on the mesh in use, or on the first
-        device.
+        the parameters where the family's rules lay them on the mesh in use, or on the first device.
 
     Raises:
-        UserError: a file is missing or damaged, the configuration is not one of OPT's, a key is unknown, missing,
-            set twice or of another shape than the configuration says, or the mesh in use does not divide the heads or
-            has no room for the weights.
+        UserError: a file is missing or damaged, the architecture or its variant is not known, a key is unknown,
+            missing, set twice or of another shape than the configuration says, or the mesh in use does not divide the
+            heads or has no room for the weights.
     """
     config = load_config(name_or_path)
     _check_mesh(config, str(name_or_path), dtype, int8=int8)
     directory = locate_weights(name_or_path, LLM)
-    weights = open_weights(directory, plain)
-    _take_head(weights, config)
-    check_weights(weights, {key: leaf.shape for leaf in layout(config) for _, key in leaf.keys(config)}, directory)
+    family = family_of(config)
+    weights = open_weights(directory, family.plain)
+    for key in [key for key in weights if re.fullmatch(family.buffers, key)]:
+        del weights[key]
+    expected = {key: leaf.shape for leaf in family.layout(config) for _, key in leaf.keys(config)}
+    if family.head not in expected:
+        _take_head(weights, family, config)
+    check_weights(weights, expected, directory)
     return config, load_params(config, weights, dtype, int8=int8)
 
 
-def check_llm(name_or_path: str | Path, dtype: jnp.dtype, *, int8: bool = False) -> OPTConfig:
+def check_llm(name_or_path: str | Path, dtype: jnp.dtype, *, int8: bool = False) -> LMConfig:
     """The configuration of a language model that can be used here, before any weight is read.
 
     Raises:
@@ -82,25 +77,24 @@ def check_llm(name_or_path: str | Path, dtype: jnp.dtype, *, int8: bool = False)
     return config
 
 
-def load_config(name_or_path: str | Path) -> OPTConfig:
-    """The configuration of an OPT checkpoint, without its weights.
+def load_config(name_or_path: str | Path) -> LMConfig:
+    """The configuration of a language model, without its weights.
 
     Raises:
-        UserError: there is none, or it is not one of OPT's.
+        UserError: there is none, its architecture is not known here, or it is a variant that is not computed here.
     """
     path = locate(name_or_path, LLM) / "config.json"
     _refuse_adapter(path.parent)
-    body = read_object(path, OPTFile)
-    for key, value in _VARIANTS.items():
+    body = read_object(path, ModelFile)
+    family = find_family(body["model_type"], path)
+    for key, value in family.variants.items():
         if body.get(key, value) != value:
-            raise UserError(f"{path}: {key} is {body[key]!r}; only OPT with {key} {value!r} is supported")
-    config = OPTConfig.from_dict(body)
-    if config.hidden_size % config.num_attention_heads:
-        raise UserError(
-            f"{path}: hidden_size {config.hidden_size} is not a multiple of num_attention_heads "
-            f"{config.num_attention_heads}"
-        )
-    return config
+            raise UserError(f"{path}: {key} is {body[key]!r}; only {family.title} with {key} {value!r} is supported")
+    checked(path, body, family.config)
+    try:
+        return family.config.from_dict(body)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def load_tokenizer(name_or_path: str | Path) -> Any:
@@ -130,29 +124,29 @@ def llm_hash(name_or_path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def save_opt(
-    path: str | Path, config: OPTConfig, params: Mapping[str, Any], tokenizer: Any, dtype: jnp.dtype = jnp.float32
+def save_checkpoint(
+    path: str | Path, config: LMConfig, params: Mapping[str, Any], tokenizer: Any, dtype: jnp.dtype = jnp.float32
 ) -> None:
-    """Write a directory that ``OPTForCausalLM`` and ``AutoTokenizer`` load: config, model.safetensors, tokenizer.
+    """Write a directory that transformers loads as a causal language model: config, model.safetensors, tokenizer.
 
     Args:
         path: the directory; replaced as a whole once everything is written.
         config: the model's configuration.
-        params: parameters in the layout of :class:`allmrec_jax.models.llm.opt.OPT`.
+        params: parameters in the layout of the family's module.
         tokenizer: a Hugging Face tokenizer.
         dtype: of the stored weights, ``float16``, ``bfloat16`` or ``float32``.
     """
     from safetensors.numpy import save_file
 
-    tensors = {}
-    for leaf in layout(config):
+    family, tensors = family_of(config), {}
+    for leaf in family.layout(config):
         value: Any = params
         for name in leaf.path:
             value = value[name]
         array = np.asarray(value).astype(dtype)
         for layer, key in leaf.keys(config):
             one = array if layer is None else array[layer]
-            tensors[PREFIXES[0] + key] = np.ascontiguousarray(one.T if leaf.transposed else one)
+            tensors[family.written(key)] = np.ascontiguousarray(one.T if leaf.transposed else one)
     with atomic_path(Path(path)) as directory:
         directory.mkdir(parents=True)
         save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
@@ -161,7 +155,7 @@ def save_opt(
         tokenizer.save_pretrained(directory)
 
 
-def _check_mesh(config: OPTConfig, name: str, dtype: jnp.dtype, *, int8: bool) -> None:
+def _check_mesh(config: LMConfig, name: str, dtype: jnp.dtype, *, int8: bool) -> None:
     sharding.check_heads(sharding.current_shape(), config, name)
     check_room(config, name, jnp.dtype(dtype).itemsize, int8=int8)
 
@@ -177,14 +171,12 @@ def _refuse_adapter(directory: Path) -> None:
         )
 
 
-def _take_head(weights: Weights, config: OPTConfig) -> None:
-    """Takes the output layer out of the weights; where it is stored, it must equal the word embeddings."""
-    head, table = weights.pop(HEAD, None), weights.get("embed_tokens.weight")
+def _take_head(weights: Weights, family: Family, config: LMConfig) -> None:
+    """Takes the output layer of a tied model out of the weights; where it is stored, it must equal the word table."""
+    head, table = weights.pop(family.head, None), weights.get(family.words)
     if head is None or table is None:
         return
     for start in range(0, config.vocab_size, _ROWS):
         rows = (slice(start, min(start + _ROWS, config.vocab_size)),)
         if head.shape != table.shape or not np.array_equal(head.read(rows), table.read(rows)):
-            raise UserError(
-                f"{head.file}: {head.key!r} differs from the word embeddings; only a tied head is supported"
-            )
+            raise UserError(f"{head.file}: {head.key!r} differs from the word embeddings, to which config.json ties it")

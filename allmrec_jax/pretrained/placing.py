@@ -9,41 +9,41 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from allmrec_jax import sharding
-from allmrec_jax.models.llm.checkpoint import Leaf, layout
-from allmrec_jax.models.llm.int8 import KERNELS, quantize
-from allmrec_jax.models.llm.opt import OPT_RULES, OPTConfig
+from allmrec_jax.models.llm.families import family_of
+from allmrec_jax.models.llm.family import Leaf, LMConfig
+from allmrec_jax.models.llm.int8 import quantize
 from allmrec_jax.pretrained.weights import Weights
 
 
-def load_params(config: OPTConfig, weights: Weights, dtype: jnp.dtype, *, int8: bool = False) -> dict[str, Any]:
-    """Parameters in the layout of :class:`allmrec_jax.models.llm.opt.OPT`.
+def load_params(config: LMConfig, weights: Weights, dtype: jnp.dtype, *, int8: bool = False) -> dict[str, Any]:
+    """Parameters in the layout of the family's module.
 
     Args:
         config: of the model.
-        weights: all that :func:`allmrec_jax.models.llm.checkpoint.layout` names, in the shapes that it says.
+        weights: all that the family's layout names, in the shapes that it says.
         dtype: of the parameters in memory.
         int8: store the layers' kernels in int8, rounded layer by layer from what the files hold.
 
     Returns:
-        arrays where :data:`allmrec_jax.models.llm.opt.OPT_RULES` lay them on the mesh in use, or on the first device.
+        arrays where the family's rules lay them on the mesh in use, or on the first device.
     """
     tree: dict[str, Any] = {}
-    for leaf in layout(config):
+    for leaf in family_of(config).layout(config):
         *parents, name = leaf.path
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
-        if int8 and leaf.path[0] == "layers" and leaf.path[1] in KERNELS and name == "kernel":
+        if int8 and leaf.is_kernel:
             node.update(_load_int8(leaf, config, weights))
         else:
-            where = sharding.sharding_of(_spec(leaf.path), leaf.stacked_shape(config))
+            where = sharding.sharding_of(_spec(config, leaf.path), leaf.stacked_shape(config))
             node[name] = _load_leaf(leaf, config, weights, dtype, where)
     return tree
 
 
 def _load_leaf(
     leaf: Leaf,
-    config: OPTConfig,
+    config: LMConfig,
     weights: Weights,
     dtype: jnp.dtype,
     where: jax.sharding.Sharding | None,
@@ -62,15 +62,15 @@ def _load_leaf(
     return jax.make_array_from_single_device_arrays(shape, where, arrays)
 
 
-def _load_int8(leaf: Leaf, config: OPTConfig, weights: Weights) -> dict[str, jax.Array]:
+def _load_int8(leaf: Leaf, config: LMConfig, weights: Weights) -> dict[str, jax.Array]:
     """A stack of kernels, of which one layer at a time is on the devices in float32."""
     stacks: dict[str, jax.Array] = {}
     for layer in range(config.num_hidden_layers):
         one = leaf._replace(path=leaf.path[1:], key=leaf.key.format(layer=layer))
-        where = sharding.sharding_of(P(*_spec(leaf.path)[1:]), one.stacked_shape(config))
+        where = sharding.sharding_of(P(*_spec(config, leaf.path)[1:]), one.stacked_shape(config))
         for name, part in _quantize(_load_leaf(one, config, weights, jnp.float32, where)).items():
             shape = (config.num_hidden_layers, *part.shape)
-            where = sharding.sharding_of(_spec((*leaf.path[:2], name)), shape)
+            where = sharding.sharding_of(_spec(config, (*leaf.path[:-1], name)), shape)
             stack = stacks[name] if layer else jnp.zeros(shape, part.dtype, device=where)
             stacks[name] = _set_layer(stack, part, layer, where)
             stacks[name].block_until_ready()
@@ -80,21 +80,21 @@ def _load_int8(leaf: Leaf, config: OPTConfig, weights: Weights) -> dict[str, jax
 _quantize = jax.jit(quantize)
 
 
-def _spec(path: tuple[str, ...]) -> P:
-    return sharding.spec_of(OPT_RULES, "/".join(path))
+def _spec(config: LMConfig, path: tuple[str, ...]) -> P:
+    rules = family_of(config).rules_on(config, sharding.current_shape())
+    return sharding.spec_of(rules, "/".join(path))
 
 
 def _load_piece(
     leaf: Leaf,
-    config: OPTConfig,
+    config: LMConfig,
     weights: Weights,
     dtype: jnp.dtype,
     bounds: list[tuple[int, int]],
     device: jax.Device | None,
 ) -> jax.Array:
     """The part of a parameter within ``bounds``, put together on the device: the host never holds two layers of it."""
-    stacked = leaf.path[0] == "layers"
-    inner = [slice(*bound) for bound in (bounds[1:] if stacked else bounds)]
+    inner = [slice(*bound) for bound in (bounds[1:] if leaf.in_layers else bounds)]
     stored_index = tuple(inner[::-1] if leaf.transposed else inner)
     piece = jnp.zeros([end - start for start, end in bounds], dtype, device=device)
     for layer, key in leaf.keys(config):

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from allmrec_jax.errors import UserError
+from allmrec_jax.models.limits import Epsilon, Layers, Share, Size, Token
 
 LARGEST_JSON = 256 * 2**20
 """Bytes of a JSON file that is read; the largest tokenizers have 40 million."""
@@ -94,35 +95,14 @@ def read_object(path: Path, schema: type) -> dict[str, Any]:
     return body
 
 
-Size = Annotated[int, Meta(ge=1, le=2**24)]
-Layers = Annotated[int, Meta(ge=1, le=1024)]
-Token = Annotated[int, Meta(ge=0, lt=2**24)]
-Share = Annotated[float, Meta(ge=0, lt=1)]
-Epsilon = Annotated[float, Meta(gt=0, lt=1)]
 PlainName = Annotated[str, Meta(pattern=r"\A(?!\.{1,2}\Z)[^/\\:\x00]+\Z")]
 PlainPath = Annotated[str, Meta(pattern=r"\A(?!.*\.\.)(?!/)[^\\:\x00]*\Z")]
 
 
-class OPTFile(msgspec.Struct, frozen=True):
-    """``config.json`` of an OPT."""
+class ModelFile(msgspec.Struct, frozen=True):
+    """``config.json`` of any language model."""
 
     model_type: str
-    activation_function: str = "relu"
-    enable_bias: bool = True
-    layer_norm_elementwise_affine: bool = True
-    tie_word_embeddings: bool = True
-    remove_final_layer_norm: bool = msgspec.field(default=False, name="_remove_final_layer_norm")
-    vocab_size: Size = 50272
-    hidden_size: Size = 768
-    num_hidden_layers: Layers = 12
-    num_attention_heads: Size = 12
-    ffn_dim: Size = 3072
-    max_position_embeddings: Size = 2048
-    word_embed_proj_dim: Size = 768
-    do_layer_norm_before: bool = True
-    pad_token_id: Token = 1
-    bos_token_id: Token = 2
-    eos_token_id: Token = 2
 
 
 class TextEncoderFile(msgspec.Struct, frozen=True):

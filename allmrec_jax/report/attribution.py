@@ -16,7 +16,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.ask import user_vectors
 from allmrec_jax.evaluation.questions import Questions
 from allmrec_jax.inference.llm import LLMRecommender, SoftTokens
-from allmrec_jax.models.llm.opt import OPT
+from allmrec_jax.models.llm.family import LanguageModel
 from allmrec_jax.models.projectors import embed_prompts
 from allmrec_jax.prompts import ITEM_SLOT, USER_SLOT, PromptBatch, build_prompts
 from allmrec_jax.trained.sources import EvaluationSettings, Sources
@@ -39,7 +39,7 @@ class SoftToken(NamedTuple):
 
 @partial(jax.jit, static_argnames="llm")
 def contributions(
-    llm: OPT,
+    llm: LanguageModel,
     llm_params: Any,
     soft: SoftTokens,
     prompts: PromptBatch,

@@ -56,7 +56,7 @@ class TallrecExport:
         if llm_hash(name) != self.about["upstream"]["llm"]:
             raise UserError(f"{name} is not the language model that {self.path} was trained with (its files differ)")
         model, llm_params = load_llm(name, self.settings.dtype)
-        lora = load_adapter(self.path / "export" / "adapter", model.config.num_hidden_layers, model.config.hidden_size)
+        lora = load_adapter(self.path / "export" / "adapter", model.config)
         tables = prompt_tables(name, model.config, titles, self.settings.title_max_tokens)
         merged = merge(llm_params, lora.adapter, lora.scale)
         return make_recommender(model, merged, tables, self.settings, batch_size=batch_size, decode=decode)

@@ -31,7 +31,7 @@ from allmrec_jax.fileio import save_arrays, write_text
 from allmrec_jax.inference.llm import LLMRecommender, SoftTokens
 from allmrec_jax.metrics import ranking_metrics, target_ranks
 from allmrec_jax.models.cf.protocol import CF_HISTORY, CFModel, load_cf
-from allmrec_jax.models.llm.opt import OPT
+from allmrec_jax.models.llm.family import LanguageModel
 from allmrec_jax.models.projectors import embed_prompts, init_params
 from allmrec_jax.pretrained.frozen_llm import load_llm, prompt_tables
 from allmrec_jax.pretrained.llm import check_llm, llm_hash
@@ -66,7 +66,7 @@ class Frozen(NamedTuple):
 
 
 def answer_loss(
-    llm: OPT, params: Any, frozen: Frozen, batch: Stage2Batch
+    llm: LanguageModel, params: Any, frozen: Frozen, batch: Stage2Batch
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Summed negative log-likelihood of the answers' tokens; rows whose every token is the most probable, as ``exact``.
 
@@ -77,7 +77,7 @@ def answer_loss(
 
 
 def loss_behind(
-    llm: OPT,
+    llm: LanguageModel,
     variables: Any,
     embeds: Float[Array, "B S E"],
     prompts: PromptBatch,
@@ -98,7 +98,7 @@ def loss_behind(
 Step = Callable[[TrainState, Frozen, Stage2Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def make_step(llm: OPT, optimizer: optax.GradientTransformation, accumulation: int = 1) -> Step:
+def make_step(llm: LanguageModel, optimizer: optax.GradientTransformation, accumulation: int = 1) -> Step:
     """The jitted training step; the state is donated.
 
     The loss is the mean over all answer tokens of the batch, whatever number of parts it is computed in. Rows without
@@ -144,12 +144,12 @@ def make_optimizer(settings: Stage2Settings, total_steps: int) -> optax.Gradient
     return optax.adam(rate, b1=0.9, b2=settings.beta2)
 
 
-def start_projectors(params: Any, frozen: Frozen, sampler: Stage2Sampler) -> Any:
+def start_projectors(params: Any, llm: LanguageModel, frozen: Frozen, sampler: Stage2Sampler) -> Any:
     """Fresh projector parameters after the warm start that the settings ask for."""
     latents, settings = frozen.latents, sampler.settings
     if latents is None and not settings.user_vector:
         raise UserError("warm_start_steps needs user or item vectors; set it to 0 to leave both out")
-    words = sharding.fetch(frozen.llm["embed_tokens"]["embedding"])
+    words = _word_table(llm, frozen.llm)
     titles = _title_words(sampler.tables, np.asarray(words, np.float32)) if latents is None else None
     purpose = "stage2/warm-start"
 
@@ -168,6 +168,13 @@ def start_projectors(params: Any, frozen: Frozen, sampler: Stage2Sampler) -> Any
         return WarmStartBatch(column, history=history, real=jnp.asarray(read > 0), items=items)
 
     return warm_start(params, words, batch_at, settings.warm_start_steps)[0]
+
+
+def _word_table(llm: LanguageModel, params: Any) -> Float[np.ndarray, "V E"]:
+    """The embeddings of all words."""
+    every = jnp.arange(llm.config.vocab_size)[None]
+    embed = jax.jit(lambda variables: sharding.constrain(llm.apply(variables, every, method="embed")[0], P()))
+    return sharding.fetch(sharding.on_mesh(embed)({"params": params}))
 
 
 def _title_words(tables: PromptTables, words: Float[np.ndarray, "V E"]) -> Float[np.ndarray, "N+1 E"]:
@@ -262,7 +269,7 @@ def train_stage2(
     total_steps = settings.steps or settings.epochs * epoch_steps
     optimizer = make_optimizer(settings, total_steps)
     params = init_params(
-        llm.config.word_embed_proj_dim,
+        llm.config.embed_dim,
         cf.dim if settings.user_vector else None,
         None if latents is None else latents.shape[1],
         jax_key(seed, "stage2/init"),
@@ -270,7 +277,7 @@ def train_stage2(
     # A resumed run takes its state from the checkpoint and needs no start.
     if settings.warm_start_steps and not training.continues:
         with announce(f"warm start of the projectors, {settings.warm_start_steps} steps", quiet):
-            params = start_projectors(params, frozen, sampler)
+            params = start_projectors(params, llm, frozen, sampler)
     frozen = frozen._replace(latents=sharding.place(frozen.latents))
     step = sharding.on_mesh(make_step(llm, optimizer, settings.accumulation))
     evaluate = None

@@ -16,16 +16,18 @@ from allmrec_jax.data.candidates import make_candidates
 from allmrec_jax.data.dataset import write_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.metrics import target_ranks
+from allmrec_jax.models.llm.families import init_params
 from allmrec_jax.models.llm.lora import init_adapter
-from allmrec_jax.models.llm.opt import init_params
 from allmrec_jax.pretrained.frozen_llm import prompt_tables
-from allmrec_jax.pretrained.llm import save_opt
+from allmrec_jax.pretrained.llm import save_checkpoint
 from allmrec_jax.pretrained.peft import load_adapter
 from allmrec_jax.runs import load_run
 from allmrec_jax.trained.tallrec import load_tallrec
 from allmrec_jax.training.metrics import read_lines
 from allmrec_jax.training.stage2 import make_optimizer
 from allmrec_jax.training.stage2_batches import Stage2Sampler
+
+CONFIG = tiny_llm.config(hidden_size=32, word_embed_proj_dim=32, ffn_dim=64)
 
 SETTINGS = TallrecSettings(
     steps=80, batch_size=8, learning_rate=0.005, schedule="cosine", history_length=1, title_max_tokens=8,
@@ -76,10 +78,9 @@ def shuffled(tmp_path_factory):
 def llm_path(tmp_path_factory):
     """Random and wider than the other tests', its words apart enough for attention to tell them."""
     path = tmp_path_factory.mktemp("llm") / "llm"
-    config = tiny_llm.config(hidden_size=32, word_embed_proj_dim=32, ffn_dim=64)
-    params = init_params(config, jax.random.key(0))
+    params = init_params(CONFIG, jax.random.key(0))
     params["embed_tokens"] = {"embedding": 4.0 * params["embed_tokens"]["embedding"]}
-    save_opt(path, config, params, tiny_llm.tokenizer())
+    save_checkpoint(path, CONFIG, params, tiny_llm.tokenizer())
     return path
 
 
@@ -175,7 +176,7 @@ def test_resume_is_bit_for_bit(planted, llm_path, tmp_path, monkeypatch):
         return train_tallrec(planted, llm_path, settings, 0, tmp_path / out, quiet=True, **kwargs)
 
     def adapter(path):
-        return load_adapter(path / "export" / "adapter", 2, 32).adapter
+        return load_adapter(path / "export" / "adapter", CONFIG).adapter
 
     unbroken = train("unbroken")
 
@@ -225,7 +226,7 @@ def test_bad_settings_and_another_language_model_are_refused(planted, llm_path, 
         TallrecSettings(rank=0)
     path = train_tallrec(planted, llm_path, dataclasses.replace(SETTINGS, steps=1), 0, tmp_path, quiet=True)
     llm, params = tiny_llm.model()
-    save_opt(tmp_path / "other", llm.config, params, tiny_llm.tokenizer())
+    save_checkpoint(tmp_path / "other", llm.config, params, tiny_llm.tokenizer())
     with pytest.raises(UserError, match="not the language model"):
         load_tallrec(path).recommender(planted.titles, llm=tmp_path / "other")
 

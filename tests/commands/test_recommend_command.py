@@ -15,7 +15,7 @@ import allmrec_jax as ar
 from allmrec_jax import cli
 from allmrec_jax.data.dataset import Dataset, write_dataset
 from allmrec_jax.embedded.sbert_nano import SbertNanoSettings, new_encoder
-from allmrec_jax.pretrained.llm import save_opt
+from allmrec_jax.pretrained.llm import save_checkpoint
 from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
 from allmrec_jax.trained.recommend import NewItem, load_recommender
 from allmrec_jax.training.stage1_export import load_stage1
@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     encoder = SbertNanoSettings(vocabulary=1000, hidden_size=16, layers=1, heads=2, max_length=32)
     save_sentence_encoder(root / "sbert", new_encoder(encoder, 0))
     llm, params = tiny_llm.model()
-    save_opt(root / "llm", llm.config, params, tiny_llm.tokenizer())
+    save_checkpoint(root / "llm", llm.config, params, tiny_llm.tokenizer())
     out = root / "out"
     # Adam's bias correction in optax raises a float to an integer count, which strict promotion refuses.
     with jax.numpy_dtype_promotion("standard"):

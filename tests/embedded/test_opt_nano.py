@@ -15,7 +15,7 @@ from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.metrics import strict_choice
 from allmrec_jax.models.llm.opt import OPT
-from allmrec_jax.pretrained.llm import load_opt, load_tokenizer
+from allmrec_jax.pretrained.llm import load_checkpoint, load_tokenizer
 from allmrec_jax.prompts import STYLES, PromptTables, title_table
 
 POSITIONS = 1024
@@ -67,7 +67,7 @@ REAL_TITLES = (
 
 @pytest.fixture(scope="module")
 def nano() -> tuple[OPT, Any, Any]:
-    config, params = load_opt("opt-nano", jnp.float32)
+    config, params = load_checkpoint("opt-nano", jnp.float32)
     return OPT(config), params, load_tokenizer("opt-nano")
 
 

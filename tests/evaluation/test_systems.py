@@ -30,7 +30,7 @@ from allmrec_jax.models.cf.registry import CF_PRESETS
 from allmrec_jax.models.cf.sasrec import SASRec, SASRecCF, SASRecConfig
 from allmrec_jax.models.llm.lora import init_adapter
 from allmrec_jax.models.projectors import init_params
-from allmrec_jax.pretrained.llm import llm_hash, save_opt
+from allmrec_jax.pretrained.llm import llm_hash, save_checkpoint
 from allmrec_jax.pretrained.peft import LoRA, save_adapter
 from allmrec_jax.runs import Run, load_run, save_arrays
 from allmrec_jax.trained.sources import EvaluationSettings, Sources
@@ -80,7 +80,7 @@ def project(dataset, tmp_path_factory):
     for cut in ("train", "valid", "test"):
         np.save(arrays / f"users_{cut}.npy", rng.standard_normal((USERS, USER_DIM)).astype(np.float32))
     llm, params = tiny_llm.model(word_embed_proj_dim=HIDDEN)
-    save_opt(root / "llm", llm.config, params, tiny_llm.tokenizer())
+    save_checkpoint(root / "llm", llm.config, params, tiny_llm.tokenizer())
     cf = load_cf(arrays, dataset).identity
     stage1 = Run.open(root / "out", dataset.name, "stage1", SETTINGS, 0, dataset.hash, {"cf": cf})
     stage1.finish({})
@@ -374,7 +374,8 @@ def trained(dataset, project):
         settings = TallrecSettings(protocol=protocol, history_length=3, dtype="float32", title_max_tokens=8)
         run = Run.open(root / "out", dataset.name, settings.kind, settings, 0, dataset.hash, upstream)
         adapter = jax.tree.map(lambda x: x + 0.1, init_adapter(llm.config, settings.rank, jax.random.key(3)))
-        save_adapter(run.export_path("adapter"), LoRA(adapter, settings.alpha), dropout=0.0, base_model="")
+        lora = LoRA(adapter, settings.alpha)
+        save_adapter(run.export_path("adapter"), llm.config, lora, dropout=0.0, base_model="")
         run.export_path("tallrec.json").write_text(json.dumps({"llm": str(root / "llm")}))
         run.finish({})
         runs[settings.kind] = run.path

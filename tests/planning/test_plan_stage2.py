@@ -19,8 +19,9 @@ from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import SoftTokens, respond
 from allmrec_jax.inference.rank import Answers
 from allmrec_jax.models.llm.attention import init_cache
+from allmrec_jax.models.llm.families import init_params
 from allmrec_jax.models.llm.int8 import quantize_params
-from allmrec_jax.models.llm.opt import OPT, OPT_RULES, PUBLISHED, OPTConfig, init_params
+from allmrec_jax.models.llm.opt import OPT, OPT_RULES, PUBLISHED, OPTConfig
 from allmrec_jax.models.llm.room import GIB, weight_bytes
 from allmrec_jax.models.projectors import init_params as init_projectors
 from allmrec_jax.planning.devices import DEVICES, LATENT_DIM, USER_DIM
@@ -80,7 +81,7 @@ def prompts_of(work: Work) -> Any:
 
 def projectors_of(work: Work) -> Any:
     """Shapes of the projectors."""
-    make = partial(init_projectors, work.llm.word_embed_proj_dim, USER_DIM, LATENT_DIM)
+    make = partial(init_projectors, work.llm.embed_dim, USER_DIM, LATENT_DIM)
     return jax.eval_shape(make, jax.random.key(0))
 
 

@@ -18,10 +18,17 @@ from safetensors.numpy import load_file, save_file
 from allmrec_jax.assets import ASSETS
 from allmrec_jax.cli import allmrec
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.llm.opt import init_params
+from allmrec_jax.models.llm.families import init_params
 from allmrec_jax.models.text_encoder import encode_texts
 from allmrec_jax.pretrained import hub
-from allmrec_jax.pretrained.llm import check_llm, llm_hash, load_config, load_opt, load_tokenizer, save_opt
+from allmrec_jax.pretrained.llm import (
+    check_llm,
+    llm_hash,
+    load_checkpoint,
+    load_config,
+    load_tokenizer,
+    save_checkpoint,
+)
 from allmrec_jax.pretrained.longformer import load_longformer
 from allmrec_jax.pretrained.peft import LoRA, load_adapter, save_adapter
 from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
@@ -37,7 +44,7 @@ def params() -> Any:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory, params: Any) -> Path:
     path = tmp_path_factory.mktemp("llm") / "tiny"
-    save_opt(path, tiny_llm.config(), params, tiny_llm.tokenizer())
+    save_checkpoint(path, tiny_llm.config(), params, tiny_llm.tokenizer())
     return path
 
 
@@ -92,7 +99,8 @@ def test_lfs_pointers_of_a_language_model(llm: Path, name: str) -> None:
         (llm / "model.safetensors").unlink()
     (llm / name).write_text(POINTER)
     assert (
-        refusal(load_opt, llm) == f"{llm / name}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
+        refusal(load_checkpoint, llm)
+        == f"{llm / name}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
     )
 
 
@@ -110,9 +118,9 @@ def test_lfs_pointers_of_a_sentence_encoder(encoder: Path, name: str) -> None:
 
 def test_lfs_pointer_of_an_adapter(tmp_path: Path) -> None:
     adapter = {"q_proj": {"a": jnp.ones((2, 16, 3)), "b": jnp.ones((2, 3, 16))}}
-    save_adapter(tmp_path / "adapter", LoRA(adapter, 6.0), dropout=0.0, base_model="m")
+    save_adapter(tmp_path / "adapter", tiny_llm.config(), LoRA(adapter, 6.0), dropout=0.0, base_model="m")
     (tmp_path / "adapter" / "adapter_model.safetensors").write_text(POINTER)
-    assert "a Git LFS pointer" in refusal(load_adapter, tmp_path / "adapter", 2, 16)
+    assert "a Git LFS pointer" in refusal(load_adapter, tmp_path / "adapter", tiny_llm.config())
 
 
 # A tokenizer of another model
@@ -220,9 +228,9 @@ def test_a_sentence_encoders_files(encoder: Path, name: str, body: Any, message:
 )
 def test_an_adapters_configuration(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     adapter = {"q_proj": {"a": jnp.ones((2, 16, 3)), "b": jnp.ones((2, 3, 16))}}
-    save_adapter(tmp_path, LoRA(adapter, 6.0), dropout=0.0, base_model="m")
+    save_adapter(tmp_path, tiny_llm.config(), LoRA(adapter, 6.0), dropout=0.0, base_model="m")
     edit_json(tmp_path / "adapter_config.json", **change)
-    assert message in refusal(load_adapter, tmp_path, 2, 16)
+    assert message in refusal(load_adapter, tmp_path, tiny_llm.config())
 
 
 def test_a_longformers_configuration(tmp_path: Path) -> None:
@@ -248,7 +256,7 @@ def test_a_longformers_configuration(tmp_path: Path) -> None:
     ids=["Parameters", "DataParallel", "compiled", "PEFT", "Lightning", "with the optimizer"],
 )
 def test_what_is_read_for_there_is_no_doubt(llm: Path, params: Any, wrap: Callable[[Any], Any]) -> None:
-    assert_same(load_opt(pickled(llm, wrap(state(llm))))[1], params)
+    assert_same(load_checkpoint(pickled(llm, wrap(state(llm))))[1], params)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +277,7 @@ def test_what_is_read_for_there_is_no_doubt(llm: Path, params: Any, wrap: Callab
     ids=["list", "tensor", "empty", "two", "deep", "mixed", "another model", "adapter"],
 )
 def test_other_pickles_are_named_by_what_they_hold(llm: Path, body: Any, message: str) -> None:
-    assert message in refusal(load_opt, pickled(llm, body))
+    assert message in refusal(load_checkpoint, pickled(llm, body))
 
 
 @pytest.mark.parametrize("kind", ["int", "sparse", "huge"])
@@ -282,7 +290,7 @@ def test_tensors_of_another_kind(llm: Path, kind: str) -> None:
         "sparse": torch.ones(size).to_sparse(),
         "huge": torch.ones(1).expand(2**40),
     }[kind]
-    message = refusal(load_opt, pickled(llm, tensors))
+    message = refusal(load_checkpoint, pickled(llm, tensors))
     assert key in message
     assert {"int": "int64", "sparse": "sparse", "huge": "has shape (1099511627776,)"}[kind] in message
 
@@ -291,14 +299,14 @@ def test_integers_in_safetensors(llm: Path) -> None:
     tensors = load_file(llm / "model.safetensors")
     key = "model.decoder.final_layer_norm.bias"
     save_file({**tensors, key: tensors[key].astype(np.int8)}, llm / "model.safetensors")
-    assert f"weight {key} is stored as I8" in refusal(load_opt, llm)
+    assert f"weight {key} is stored as I8" in refusal(load_checkpoint, llm)
 
 
 def test_bfloat16_in_safetensors(llm: Path, params: Any) -> None:
     from safetensors.torch import save_file as save_torch
 
     save_torch({key: value.bfloat16() for key, value in state(llm).items()}, llm / "model.safetensors")
-    found = load_opt(llm)[1]
+    found = load_checkpoint(llm)[1]
     assert_same(found, jax.tree.map(lambda x: x.astype("bfloat16").astype(np.float32), params))
 
 
@@ -319,7 +327,7 @@ def test_bfloat16_in_safetensors(llm: Path, params: Any) -> None:
 )
 def test_an_index_names_files_beside_it(llm: Path, index: Any, message: str) -> None:
     write_json(llm / "model.safetensors.index.json", index)
-    assert message in refusal(load_opt, llm)
+    assert message in refusal(load_checkpoint, llm)
 
 
 # Layouts of directories
@@ -401,7 +409,7 @@ def test_weights_come_in_one_format_and_after_all_else(asked: list, saved: Path,
     assert load_config("somebody/opt") == tiny_llm.config()
     assert len(load_tokenizer("somebody/opt")) == 400
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
-    assert_same(load_opt("somebody/opt")[1], params)
+    assert_same(load_checkpoint("somebody/opt")[1], params)
     assert not list((tmp_path / "cache").rglob("*.bin"))
     assert llm_hash("somebody/opt") == llm_hash(saved)
 
@@ -413,13 +421,13 @@ def test_shards_are_fetched_by_the_index(asked: list, saved: Path, tmp_path: Pat
         there / "model.safetensors.index.json",
         {"weight_map": dict.fromkeys(load_file(there / "part-1.safetensors"), "part-1.safetensors")},
     )
-    assert_same(load_opt("somebody/opt")[1], params)
+    assert_same(load_checkpoint("somebody/opt")[1], params)
 
 
 def test_a_hub_without_weights(asked: list, saved: Path, tmp_path: Path) -> None:
     there = shutil.copytree(saved, tmp_path / "hub" / "somebody" / "opt")
     (there / "model.safetensors").unlink()
-    assert "LLM somebody/opt: no weights on the hub" in refusal(load_opt, "somebody/opt")
+    assert "LLM somebody/opt: no weights on the hub" in refusal(load_checkpoint, "somebody/opt")
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.llm.opt import OPTConfig, init_params
-from allmrec_jax.pretrained.llm import llm_hash, load_opt, load_tokenizer, save_opt
+from allmrec_jax.models.llm.families import init_params
+from allmrec_jax.models.llm.opt import OPTConfig
+from allmrec_jax.pretrained.llm import llm_hash, load_checkpoint, load_tokenizer, save_checkpoint
 
 CONFIG = OPTConfig(300, 16, 2, 2, 24, 20, 8, do_layer_norm_before=False)
 
@@ -43,7 +44,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory, params, tokenizer):
     path = tmp_path_factory.mktemp("llm") / "tiny"
-    save_opt(path, CONFIG, params, tokenizer)
+    save_checkpoint(path, CONFIG, params, tokenizer)
     return path
 
 
@@ -58,7 +59,7 @@ def assert_same(first, second):
 
 
 def test_saved_directory_loads_here_and_in_transformers(saved, params):
-    config, loaded = load_opt(saved)
+    config, loaded = load_checkpoint(saved)
     assert config == CONFIG
     assert_same(loaded, params)
     hf, report = transformers.OPTForCausalLM.from_pretrained(saved, output_loading_info=True)
@@ -71,21 +72,21 @@ def test_saved_directory_loads_here_and_in_transformers(saved, params):
 
 
 def test_half_precision_halves_the_file_and_keeps_rounded_values(tmp_path, saved, params, tokenizer):
-    save_opt(tmp_path / "half", CONFIG, params, tokenizer, jnp.float16)
+    save_checkpoint(tmp_path / "half", CONFIG, params, tokenizer, jnp.float16)
     half, full = tmp_path / "half" / "model.safetensors", saved / "model.safetensors"
     assert half.stat().st_size < 0.6 * full.stat().st_size
-    _, loaded = load_opt(tmp_path / "half")
+    _, loaded = load_checkpoint(tmp_path / "half")
     assert_same(loaded, jax.tree.map(lambda x: x.astype(jnp.float16).astype(jnp.float32), params))
 
 
 def test_dtype_of_parameters(saved, params):
-    _, loaded = load_opt(saved, jnp.bfloat16)
+    _, loaded = load_checkpoint(saved, jnp.bfloat16)
     assert_same(loaded, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params))
 
 
 def test_without_a_mesh_parameters_stay_uncommitted(saved):
     """Beside a training's own arrays, committed ones would have its step compiled twice."""
-    _, loaded = load_opt(saved)
+    _, loaded = load_checkpoint(saved)
     assert not any(leaf.committed for leaf in jax.tree.leaves(loaded))
 
 
@@ -118,7 +119,7 @@ def test_every_layout_of_weight_files(layout, directory, params):
             half = {key: value.bfloat16() for key, value in as_torch.items()}
             torch.save(half, directory / "pytorch_model.bin")
             params = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), params)
-    assert_same(load_opt(directory)[1], params)
+    assert_same(load_checkpoint(directory)[1], params)
 
 
 def write_shards(directory, tensors, stem, suffix, save):
@@ -133,7 +134,7 @@ def write_shards(directory, tensors, stem, suffix, save):
 
 def refuses(path, *words):
     with pytest.raises(UserError) as caught:
-        load_opt(path)
+        load_checkpoint(path)
     message = str(caught.value)
     assert "\n" not in message
     for word in words:
@@ -264,7 +265,7 @@ def test_a_full_disk_leaves_the_earlier_directory(directory, params, tokenizer, 
 
     monkeypatch.setattr("safetensors.numpy.save_file", full)
     with pytest.raises(UserError, match="tiny"):
-        save_opt(directory, CONFIG, params, tokenizer)
+        save_checkpoint(directory, CONFIG, params, tokenizer)
     assert {file.name: file.read_bytes() for file in directory.iterdir()} == before
     assert [path.name for path in directory.parent.iterdir()] == ["tiny"]
 

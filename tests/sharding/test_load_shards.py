@@ -14,9 +14,10 @@ from safetensors.numpy import load_file, save_file
 
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import write_text
-from allmrec_jax.models.llm.opt import OPTConfig, init_params
+from allmrec_jax.models.llm.families import init_params
+from allmrec_jax.models.llm.opt import OPTConfig
 from allmrec_jax.pretrained import weights as weight_files
-from allmrec_jax.pretrained.llm import load_opt, save_opt
+from allmrec_jax.pretrained.llm import load_checkpoint, save_checkpoint
 from allmrec_jax.pretrained.weights import Stored
 from allmrec_jax.sharding import MeshShape, use_mesh
 
@@ -29,7 +30,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     config: OPTConfig = tiny_llm.config(**SIZES, num_hidden_layers=6)
     params = init_params(config, jax.random.key(0))
     path = tmp_path_factory.mktemp("llm") / "llm"
-    save_opt(path, config, params, tiny_llm.tokenizer())
+    save_checkpoint(path, config, params, tiny_llm.tokenizer())
     weights = load_file(path / "model.safetensors")
     (path / "model.safetensors").unlink()
     layer = {key: int(key.split(".")[3]) if ".layers." in key else 0 for key in weights}
@@ -44,7 +45,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 def test_every_shard_holds_its_slice(checkpoint: tuple[Path, Any], mesh: MeshShape | None) -> None:
     path, params = checkpoint
     with use_mesh(mesh):
-        _, found = load_opt(path)
+        _, found = load_checkpoint(path)
     for leaf, wanted in zip(jax.tree.leaves(found), jax.tree.leaves(params), strict=True):
         for shard in leaf.addressable_shards:
             np.testing.assert_array_equal(shard.data, np.asarray(wanted)[shard.index])
@@ -71,7 +72,7 @@ def test_reads_each_slice_once(checkpoint: tuple[Path, Any], monkeypatch: pytest
 
     monkeypatch.setattr(weight_files, "_open_safetensors", counting)
     with use_mesh(MeshShape(fsdp=4, tensor=2)):
-        load_opt(path)
+        load_checkpoint(path)
     assert sum(sizes) == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert max(sizes) == 514 * 256 // 4  # of the positions, which only fsdp splits
 
@@ -83,10 +84,10 @@ def test_host_memory(checkpoint: tuple[Path, Any]) -> None:
     """
     path, _ = checkpoint
     with use_mesh(MeshShape(tensor=4)):
-        load_opt(path, jnp.bfloat16)  # compiled
+        load_checkpoint(path, jnp.bfloat16)  # compiled
         tracemalloc.start()
         try:
-            load_opt(path, jnp.bfloat16)
+            load_checkpoint(path, jnp.bfloat16)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
@@ -105,13 +106,13 @@ def config_alone(tmp_path: Path) -> Path:
 def test_heads_are_checked_before_any_weight(config_alone: Path) -> None:
     message = r"the 2 attention heads of .*: --mesh data=2,tensor=2"
     with use_mesh(MeshShape(tensor=4)), pytest.raises(UserError, match=message):
-        load_opt(config_alone)
+        load_checkpoint(config_alone)
 
 
 def test_room_is_checked_before_any_weight(config_alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("allmrec_jax.models.llm.room.device_memory", lambda: 70_000)
     with pytest.raises(UserError, match=r"GiB of weights on each device of mesh data=1, which has .*no mesh is wide"):
-        load_opt(config_alone)
+        load_checkpoint(config_alone)
     monkeypatch.setattr("allmrec_jax.models.llm.room.make_room", lambda weights: weights)
     with pytest.raises(UserError, match=r"nearest: --mesh tensor=2$"):
-        load_opt(config_alone)
+        load_checkpoint(config_alone)

@@ -15,7 +15,8 @@ from jax.sharding import PartitionSpec as P
 from allmrec_jax import sharding
 from allmrec_jax.cli import allmrec
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.llm.opt import OPT_RULES, PUBLISHED, init_params
+from allmrec_jax.models.llm.families import init_params
+from allmrec_jax.models.llm.opt import OPT_RULES, PUBLISHED
 from allmrec_jax.runs import Run
 from allmrec_jax.sharding import MeshShape, check_devices, check_heads, parse_mesh, use_mesh
 from allmrec_jax.training.stage2 import Frozen, answer_loss, make_optimizer, make_step

@@ -12,7 +12,7 @@ import numpy as np
 import sharded_llm
 import tiny_llm
 
-from allmrec_jax.pretrained.llm import save_opt
+from allmrec_jax.pretrained.llm import save_checkpoint
 from allmrec_jax.training.metrics import read_lines
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -46,7 +46,7 @@ def together(model: Path, out: Path, steps: int) -> tuple[list[tuple[str, str]],
 def test_two_processes_do_what_one_does(tmp_path: Path) -> None:
     llm, params = sharded_llm.llm()
     model = tmp_path / "llm"
-    save_opt(model, llm.config, {**params}, tiny_llm.tokenizer())
+    save_checkpoint(model, llm.config, {**params}, tiny_llm.tokenizer())
     said, (first, second) = together(model, tmp_path / "two", steps=2)
 
     # Only the first process prints and logs. The processes are apart along fsdp: each reads its half of the kernels.

@@ -19,7 +19,7 @@ import sharded_llm  # noqa: E402
 from allmrec_jax import sharding  # noqa: E402
 from allmrec_jax.models.llm.opt import OPT  # noqa: E402
 from allmrec_jax.pretrained import weights  # noqa: E402
-from allmrec_jax.pretrained.llm import load_opt  # noqa: E402
+from allmrec_jax.pretrained.llm import load_checkpoint  # noqa: E402
 from allmrec_jax.runs import Run  # noqa: E402
 from allmrec_jax.training.loop import LoopSettings, train_loop  # noqa: E402
 from allmrec_jax.training.metrics import MetricsLogger  # noqa: E402
@@ -47,7 +47,7 @@ def train_and_ask(model_path: Path, out: Path, steps: int) -> None:
         return [counted(stored) for stored in plain(path)]
 
     weights._open_safetensors = counting
-    config, params = load_opt(model_path)
+    config, params = load_checkpoint(model_path)
     llm, soft = OPT(config), sharded_llm.soft()
     # Adam's default epsilon makes whole steps of the signs of gradients that are nothing but rounding.
     optimizer = optax.adam(1e-3, eps=1.0)

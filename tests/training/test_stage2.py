@@ -13,7 +13,7 @@ from allmrec_jax.data.dataset import write_dataset
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.cf.protocol import load_cf
 from allmrec_jax.models.projectors import embed_prompts, init_params
-from allmrec_jax.pretrained.llm import save_opt
+from allmrec_jax.pretrained.llm import save_checkpoint
 from allmrec_jax.prompts import PromptTables, title_table
 from allmrec_jax.runs import Run, load_run
 from allmrec_jax.settings import hashed_fields
@@ -346,7 +346,7 @@ def project(dataset, tmp_path, monkeypatch):
     stage1 = Run.open(tmp_path / "out", dataset.name, "stage1", SETTINGS, 0, dataset.hash, upstream)
     stage1.finish({})
     llm, params = tiny_llm.model()
-    save_opt(tmp_path / "llm", llm.config, params, tiny_llm.tokenizer())
+    save_checkpoint(tmp_path / "llm", llm.config, params, tiny_llm.tokenizer())
     monkeypatch.setattr(stage2, "load_stage1", lambda path: FakeStage1())
 
     def train(settings=SETTINGS, out="out", resume=False):
@@ -421,7 +421,7 @@ def test_kernels_in_int8_are_another_run(project):
 def test_another_language_model_is_refused(project, dataset):
     export = load_stage2(project.train())
     llm, params = tiny_llm.model(num_hidden_layers=1)
-    save_opt(project.path / "other", llm.config, params, tiny_llm.tokenizer())
+    save_checkpoint(project.path / "other", llm.config, params, tiny_llm.tokenizer())
     with pytest.raises(UserError, match="not the language model"):
         export.recommender(dataset.titles, None, llm=project.path / "other")
 

@@ -16,9 +16,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int8
 
-KERNELS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
-"""Of a layer: what is stored in int8."""
-
 SCALE = "kernel_scale"
 """The name of the scales beside ``kernel``."""
 
@@ -34,9 +31,9 @@ def quantize(kernel: Float[Array, "*L I O"]) -> dict[str, Array]:
 
 
 def quantize_params(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of :class:`allmrec_jax.models.llm.opt.OPT` with the layers' kernels in int8; the rest as it is."""
+    """A language model's parameters with the layers' kernels in int8; the rest as it is."""
     layers = {
-        name: {**leaves, **quantize(leaves["kernel"])} if name in KERNELS else leaves
+        name: {**leaves, **quantize(leaves["kernel"])} if "kernel" in leaves else leaves
         for name, leaves in params["layers"].items()
     }
     return {**params, "layers": layers}

@@ -1,11 +1,11 @@
-"""LoRA (Hu et al. 2021, arXiv 2106.09685): low-rank terms beside frozen projections of OPT, as functions of arrays.
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): low-rank terms beside a frozen model's projections, as functions of arrays.
 
-An adapter is a dictionary ``{projection: {"a": [L, D, R], "b": [L, R, D]}}`` whose layers are stacked as OPT's are. The
+An adapter is a dictionary ``{projection: {"a": [L, I, R], "b": [L, R, O]}}``, its layers stacked as the model's. The
 projection of x becomes ``x W + (alpha / rank) · dropout(x) A B``. In training the term is computed beside the frozen
 weight (:func:`variables`), so that no gradient of a frozen matrix is ever formed; afterwards it is added to the weight
 (:func:`merge`), and the language model is an ordinary one again.
 
-Shapes: L layers, D hidden size, R rank.
+Shapes: L layers, I inputs and O outputs of a projection, R rank.
 """
 
 from collections.abc import Sequence
@@ -15,29 +15,37 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from allmrec_jax.models.llm.opt import OPTConfig
+from allmrec_jax.models.llm.families import family_of
+from allmrec_jax.models.llm.family import LMConfig
 
 Adapter = dict[str, dict[str, Float[Array, "L ..."]]]
 
-TARGETS = ("q_proj", "v_proj")
-"""The projections that TALLRec adapts."""
 
+def init_adapter(config: LMConfig, rank: int, key: jax.Array, targets: Sequence[str] | None = None) -> Adapter:
+    """A fresh adapter, float32: A uniform within ±1/√I and B zero as in PEFT, so that nothing changes at first.
 
-def init_adapter(config: OPTConfig, rank: int, key: jax.Array, targets: Sequence[str] = TARGETS) -> Adapter:
-    """A fresh adapter, float32: A uniform within ±1/√D and B zero as in PEFT, so that nothing changes at first."""
-    layers, hidden = config.num_hidden_layers, config.hidden_size
-    bound = hidden**-0.5
-    return {
-        name: {
-            "a": jax.random.uniform(part, (layers, hidden, rank), jnp.float32, -bound, bound),
-            "b": jnp.zeros((layers, rank, hidden), jnp.float32),
+    Args:
+        config: of the language model.
+        rank: R.
+        key: of the random draw.
+        targets: the projections; by default those that TALLRec adapts in this family.
+    """
+    family, layers = family_of(config), config.num_hidden_layers
+    shapes = family.projections(config)
+    targets = family.tallrec if targets is None else targets
+    adapter: Adapter = {}
+    for name, part in zip(targets, jax.random.split(key, len(targets)), strict=True):
+        inputs, outputs = shapes[name]
+        bound = inputs**-0.5
+        adapter[name] = {
+            "a": jax.random.uniform(part, (layers, inputs, rank), jnp.float32, -bound, bound),
+            "b": jnp.zeros((layers, rank, outputs), jnp.float32),
         }
-        for name, part in zip(targets, jax.random.split(key, len(targets)), strict=True)
-    }
+    return adapter
 
 
 def variables(params: Any, adapter: Adapter, scale: float) -> dict[str, Any]:
-    """What :class:`allmrec_jax.models.llm.opt.OPT` is applied to: frozen weights and the adapter beside them.
+    """What a language model is applied to: its frozen weights and the adapter beside them.
 
     Args:
         params: of the language model.

@@ -5,16 +5,17 @@ Shapes: B batch, T new tokens, S attended columns, L layers, H heads, D hidden s
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from allmrec_jax import sharding
+from allmrec_jax.models.limits import Layers, Size, Token
 from allmrec_jax.models.llm.attention import KVCache, attend, cached
+from allmrec_jax.models.llm.family import Family, Leaf
 from allmrec_jax.models.llm.int8 import Dense
 from allmrec_jax.models.llm.stack import one_by_one, projected, scanned
 
@@ -28,29 +29,50 @@ LAYER_NORM_EPSILON = 1e-5
 class OPTConfig:
     """The fields of a Hugging Face ``config.json`` that decide the computation."""
 
-    vocab_size: int = 50272
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    ffn_dim: int = 3072
-    max_position_embeddings: int = 2048
-    word_embed_proj_dim: int = 768
+    model_type: ClassVar[str] = "opt"
+
+    vocab_size: Size = 50272
+    hidden_size: Size = 768
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Size = 12
+    ffn_dim: Size = 3072
+    max_position_embeddings: Size = 2048
+    word_embed_proj_dim: Size = 768
     do_layer_norm_before: bool = True
-    pad_token_id: int = 1
-    bos_token_id: int = 2
-    eos_token_id: int = 2
+    pad_token_id: Token = 1
+    bos_token_id: Token = 2
+    eos_token_id: Token = 2
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """From the dictionary of a ``config.json``; keys that decide nothing here are left aside."""
+        """From the dictionary of a ``config.json``; keys that decide nothing here are left aside.
+
+        Raises:
+            ValueError: the heads do not divide the width.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         values = {key: value for key, value in config.items() if key in known and value is not None}
         values.setdefault("word_embed_proj_dim", values.get("hidden_size", cls.hidden_size))
-        return cls(**values)
+        found = cls(**values)
+        if found.hidden_size % found.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {found.hidden_size} is not a multiple of num_attention_heads {found.num_attention_heads}"
+            )
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The dictionary that Hugging Face's ``OPTConfig`` reads."""
-        return {"model_type": "opt", "architectures": ["OPTForCausalLM"], **dataclasses.asdict(self)}
+        return {"model_type": self.model_type, "architectures": ["OPTForCausalLM"], **dataclasses.asdict(self)}
+
+    @property
+    def embed_dim(self) -> int:
+        """Width of the word embeddings."""
+        return self.word_embed_proj_dim
+
+    @property
+    def intermediate_size(self) -> int:
+        """Units of a feed-forward part."""
+        return self.ffn_dim
 
     @property
     def head_dim(self) -> int:
@@ -231,12 +253,58 @@ class OPT(nn.Module):
         return sharding.constrain(self.embed_tokens.embedding.astype(self.dtype), P("tensor"))
 
 
-def init_params(config: OPTConfig, key: jax.Array) -> dict[str, Any]:
-    """Random parameters of the checkpoint's layout (Flax's default initialisers)."""
-    model = OPT(config)
-    zeros = jnp.zeros((1, 1), jnp.int32)
+def layout(config: OPTConfig) -> list[Leaf]:
+    """Every parameter of a model of this configuration, and where ``OPTForCausalLM`` keeps it."""
+    hidden, ffn, embed = config.hidden_size, config.ffn_dim, config.word_embed_proj_dim
+    leaves = [
+        Leaf(("embed_tokens", "embedding"), "embed_tokens.weight", (config.vocab_size, embed)),
+        Leaf(
+            ("embed_positions", "embedding"),
+            "embed_positions.weight",
+            (config.max_position_embeddings + POSITION_OFFSET, hidden),
+        ),
+    ]
+    for name, module, inputs, outputs in (
+        ("q_proj", "self_attn.q_proj", hidden, hidden),
+        ("k_proj", "self_attn.k_proj", hidden, hidden),
+        ("v_proj", "self_attn.v_proj", hidden, hidden),
+        ("out_proj", "self_attn.out_proj", hidden, hidden),
+        ("fc1", "fc1", hidden, ffn),
+        ("fc2", "fc2", ffn, hidden),
+    ):
+        key = f"layers.{{layer}}.{module}"
+        leaves.append(Leaf(("layers", name, "kernel"), f"{key}.weight", (outputs, inputs), transposed=True))
+        leaves.append(Leaf(("layers", name, "bias"), f"{key}.bias", (outputs,)))
+    norms: list[tuple[tuple[str, ...], str]] = [
+        (("layers", name), f"layers.{{layer}}.{name}") for name in ("self_attn_layer_norm", "final_layer_norm")
+    ]
+    if config.do_layer_norm_before:
+        norms.append((("final_layer_norm",), "final_layer_norm"))
+    for path, key in norms:
+        leaves.append(Leaf((*path, "scale"), f"{key}.weight", (hidden,)))
+        leaves.append(Leaf((*path, "bias"), f"{key}.bias", (hidden,)))
+    if config.projects:
+        leaves.append(Leaf(("project_in", "kernel"), "project_in.weight", (hidden, embed), transposed=True))
+        leaves.append(Leaf(("project_out", "kernel"), "project_out.weight", (embed, hidden), transposed=True))
+    return leaves
 
-    def run(module: OPT) -> jax.Array:
-        return module.logits(module(module.embed(zeros), zeros)[0])
 
-    return nn.init(run, model)(key)["params"]
+FAMILY = Family(
+    title="OPT",
+    model_types=("opt",),
+    config=OPTConfig,
+    module=OPT,
+    layout=layout,
+    prefixes=("model.decoder.", "decoder."),  # of OPTForCausalLM and of OPTModel
+    rules=OPT_RULES,
+    variants={
+        "activation_function": "relu",
+        "enable_bias": True,
+        "layer_norm_elementwise_affine": True,
+        "tie_word_embeddings": True,
+        "_remove_final_layer_norm": False,
+    },
+    published=PUBLISHED,
+    bos="behind user",
+)
+"""All published sizes have the same variant of the architecture."""

@@ -13,37 +13,39 @@ import jax.numpy as jnp
 
 from allmrec_jax import sharding
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.llm import opt
+from allmrec_jax.models.llm.families import family_of, init_params
+from allmrec_jax.models.llm.family import LMConfig
 from allmrec_jax.models.llm.int8 import SCALE, quantize_params
-from allmrec_jax.models.llm.opt import OPT_RULES, OPTConfig
 from allmrec_jax.sharding import MeshShape, fitted
 
 GIB = 2**30
 
 
-def weight_bytes(config: OPTConfig, mesh: MeshShape, itemsize: int, *, int8: bool = False) -> int:
+def weight_bytes(config: LMConfig, mesh: MeshShape, itemsize: int, *, int8: bool = False) -> int:
     """Bytes of the language model's weights on each device, exact; with ``int8`` the layers' kernels are stored so."""
-    shapes = _opt_shapes(config, int8)
+    shapes = _shapes(config, int8)
 
     def held(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, spec: Any) -> int:
         as_stored = sharding.path_name(path).endswith(SCALE) or leaf.dtype == jnp.int8
-        return math.prod(_local(leaf.shape, spec, mesh)) * (leaf.dtype.itemsize if as_stored else itemsize)
+        return math.prod(local_shape(leaf.shape, spec, mesh)) * (leaf.dtype.itemsize if as_stored else itemsize)
 
-    return sum(jax.tree.leaves(jax.tree.map_with_path(held, shapes, sharding.specs(OPT_RULES, shapes))))
+    rules = family_of(config).rules_on(config, mesh)
+    return sum(jax.tree.leaves(jax.tree.map_with_path(held, shapes, sharding.specs(rules, shapes))))
 
 
 @cache
-def _opt_shapes(config: OPTConfig, int8: bool) -> Any:
-    params = partial(opt.init_params, config, jax.random.key(0))
+def _shapes(config: Any, int8: bool) -> Any:
+    params = partial(init_params, config, jax.random.key(0))
     return jax.eval_shape(lambda: quantize_params(params()) if int8 else params())
 
 
-def _local(shape: tuple[int, ...], spec: Any, mesh: MeshShape) -> tuple[int, ...]:
+def local_shape(shape: tuple[int, ...], spec: Any, mesh: MeshShape) -> tuple[int, ...]:
+    """The shape of a device's part of an array that is placed by ``spec``."""
     axes = (*fitted(spec, shape, mesh), *(None,) * len(shape))
     return tuple(n if axis is None else n // getattr(mesh, axis) for n, axis in zip(shape, axes, strict=False))
 
 
-def check_room(config: OPTConfig, name: str, itemsize: int, *, int8: bool = False) -> None:
+def check_room(config: LMConfig, name: str, itemsize: int, *, int8: bool = False) -> None:
     """Refuses weights that the devices of the mesh in use have no room for, naming the nearest mesh that has.
 
     Raises:

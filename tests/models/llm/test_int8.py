@@ -11,10 +11,10 @@ import sharded_llm
 import tiny_llm
 
 from allmrec_jax import sharding
-from allmrec_jax.models.llm.int8 import KERNELS, LEVELS, product, quantize, quantize_params
+from allmrec_jax.models.llm.int8 import LEVELS, product, quantize, quantize_params
 from allmrec_jax.models.llm.lora import init_adapter, variables
 from allmrec_jax.models.llm.opt import OPT, OPT_RULES
-from allmrec_jax.pretrained.llm import load_opt, save_opt
+from allmrec_jax.pretrained.llm import load_checkpoint, save_checkpoint
 from allmrec_jax.sharding import MeshShape, use_mesh
 from allmrec_jax.training.stage2 import Frozen, answer_loss
 
@@ -22,7 +22,7 @@ from allmrec_jax.training.stage2 import Frozen, answer_loss
 def restored(params: Any) -> Any:
     """The weights that an int8 model computes with, in float32."""
     layers = {
-        name: {"kernel": x["kernel"] * x["kernel_scale"][:, None], "bias": x["bias"]} if name in KERNELS else x
+        name: {"kernel": x["kernel"] * x["kernel_scale"][:, None], "bias": x["bias"]} if "kernel" in x else x
         for name, x in jax.tree.map(lambda x: np.asarray(x, np.float32), params["layers"]).items()
     }
     return {**params, "layers": layers}
@@ -60,7 +60,7 @@ def test_product_and_gradient() -> None:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     llm, params = sharded_llm.llm()
     path = tmp_path_factory.mktemp("llm") / "llm"
-    save_opt(path, llm.config, params, tiny_llm.tokenizer())
+    save_checkpoint(path, llm.config, params, tiny_llm.tokenizer())
     return path
 
 
@@ -68,7 +68,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_loaded_layer_by_layer_to_the_rules_shards(saved: Path, mesh: MeshShape | None) -> None:
     wanted = quantize_params(jax.tree.map(jnp.asarray, sharded_llm.llm()[1]))
     with use_mesh(mesh):
-        _, found = load_opt(saved, int8=True)
+        _, found = load_checkpoint(saved, int8=True)
         placed = sharding.place(wanted, OPT_RULES)
 
     def check(leaf: jax.Array, other: jax.Array) -> None:

@@ -12,13 +12,13 @@ from safetensors.numpy import load_file, save_file
 from transformers import OPTForCausalLM
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.models.llm.lora import TARGETS, init_adapter, merge, variables
+from allmrec_jax.models.llm.lora import init_adapter, merge, variables
 from allmrec_jax.models.llm.opt import OPT
-from allmrec_jax.pretrained.llm import save_opt
+from allmrec_jax.pretrained.llm import save_checkpoint
 from allmrec_jax.pretrained.peft import CONFIG, WEIGHTS, LoRA, load_adapter, save_adapter
 
 RANK, ALPHA = 3, 6.0
-LAYERS, HIDDEN = 2, 16
+HIDDEN = 16
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,10 @@ def test_peft_reads_our_adapter_and_gives_our_logits(adapter, ids, tmp_path, pos
     import peft
 
     llm, params = tiny_llm.model(do_layer_norm_before=not post_norm)
-    save_opt(tmp_path / "llm", llm.config, params, tiny_llm.tokenizer())
-    save_adapter(tmp_path / "adapter", LoRA(adapter, ALPHA), dropout=0.05, base_model=str(tmp_path / "llm"))
+    save_checkpoint(tmp_path / "llm", llm.config, params, tiny_llm.tokenizer())
+    save_adapter(
+        tmp_path / "adapter", tiny_llm.config(), LoRA(adapter, ALPHA), dropout=0.05, base_model=str(tmp_path / "llm")
+    )
     base = OPTForCausalLM.from_pretrained(tmp_path / "llm", attn_implementation="eager").eval()
     with torch.no_grad():
         before = base(torch.tensor(ids).long()).logits.numpy()
@@ -71,9 +73,9 @@ def test_an_adapter_that_peft_wrote_is_read_back(model, ids, tmp_path):
     import peft
 
     llm, params = model
-    save_opt(tmp_path / "llm", llm.config, params, tiny_llm.tokenizer())
+    save_checkpoint(tmp_path / "llm", llm.config, params, tiny_llm.tokenizer())
     base = OPTForCausalLM.from_pretrained(tmp_path / "llm", attn_implementation="eager")
-    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=list(TARGETS), task_type="CAUSAL_LM")
+    config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     theirs = peft.get_peft_model(base, config).eval()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in theirs.named_parameters():
@@ -82,15 +84,15 @@ def test_an_adapter_that_peft_wrote_is_read_back(model, ids, tmp_path):
     theirs.save_pretrained(tmp_path / "adapter")
     with torch.no_grad():
         expected = theirs(torch.tensor(ids).long()).logits.numpy()
-    lora = load_adapter(tmp_path / "adapter", LAYERS, HIDDEN)
+    lora = load_adapter(tmp_path / "adapter", tiny_llm.config())
     scale = np.abs(expected).max()
     ours = logits(llm, variables(params, lora.adapter, lora.scale), ids)
     np.testing.assert_allclose(ours / scale, expected / scale, atol=1e-5)  # as above
 
 
 def test_saved_and_loaded_is_the_same(adapter, tmp_path):
-    save_adapter(tmp_path / "adapter", LoRA(adapter, ALPHA), dropout=0.1, base_model="m")
-    lora = load_adapter(tmp_path / "adapter", LAYERS, HIDDEN)
+    save_adapter(tmp_path / "adapter", tiny_llm.config(), LoRA(adapter, ALPHA), dropout=0.1, base_model="m")
+    lora = load_adapter(tmp_path / "adapter", tiny_llm.config())
     assert lora.scale == ALPHA / RANK
     jax.tree.map(np.testing.assert_array_equal, lora.adapter, adapter)
 
@@ -130,7 +132,7 @@ def test_damaged_adapters_are_one_line(adapter, tmp_path):
     path = tmp_path / "adapter"
 
     def fresh():
-        save_adapter(path, LoRA(adapter, ALPHA), dropout=0.0, base_model="m")
+        save_adapter(path, tiny_llm.config(), LoRA(adapter, ALPHA), dropout=0.0, base_model="m")
         return json.loads((path / CONFIG).read_text()), load_file(path / WEIGHTS)
 
     config, arrays = fresh()
@@ -143,7 +145,7 @@ def test_damaged_adapters_are_one_line(adapter, tmp_path):
     ):
         (path / CONFIG).write_text(json.dumps({**config, **change}))
         with pytest.raises(UserError, match=message):
-            load_adapter(path, LAYERS, HIDDEN)
+            load_adapter(path, tiny_llm.config())
     (path / CONFIG).write_text(json.dumps(config))
     for broken, message in (
         ({k: v for k, v in arrays.items() if k != key}, "is missing"),
@@ -152,10 +154,10 @@ def test_damaged_adapters_are_one_line(adapter, tmp_path):
     ):
         save_file(broken, path / WEIGHTS)
         with pytest.raises(UserError, match=message):
-            load_adapter(path, LAYERS, HIDDEN)
+            load_adapter(path, tiny_llm.config())
     (path / WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a whole safetensors file"):
-        load_adapter(path, LAYERS, HIDDEN)
+        load_adapter(path, tiny_llm.config())
     (path / CONFIG).unlink()
     with pytest.raises(UserError, match="No such file"):
-        load_adapter(path, LAYERS, HIDDEN)
+        load_adapter(path, tiny_llm.config())

@@ -8,8 +8,9 @@ import torch
 import transformers
 
 from allmrec_jax.models.llm.attention import init_cache
-from allmrec_jax.models.llm.opt import OPT, PUBLISHED, OPTConfig, init_params
-from allmrec_jax.pretrained.llm import load_opt
+from allmrec_jax.models.llm.families import init_params
+from allmrec_jax.models.llm.opt import OPT, PUBLISHED, OPTConfig
+from allmrec_jax.pretrained.llm import load_checkpoint
 
 TOLERANCE = {"rtol": 1e-4, "atol": 2e-5}
 """Both sides compute in float32 with sums in another order; differences measured were below 5e-6 on values around 1."""
@@ -33,7 +34,7 @@ def pair(request, tmp_path_factory):
             parameter.add_(torch.randn_like(parameter) * 0.1)
     path = tmp_path_factory.mktemp("opt") / "hf"
     hf.save_pretrained(path)
-    loaded, params = load_opt(path)
+    loaded, params = load_checkpoint(path)
     assert loaded == config
     return hf, OPT(config), params
 
