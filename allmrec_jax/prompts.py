@@ -6,16 +6,23 @@ The soft layout (the paper's section 3.2, in the official code's wording), on on
     movie for this user to watch next from the following movie title set, "C1"<c1>,"C2"<c2>. The recommendation is "
 
 followed by the answer, ``C2"</s>``. The text-only layout has no user sentence and no slots; it starts with
-``</s>This user has``.
+``</s>This user has``. That is OPT's, whose beginning-of-text token is ``</s>`` and stands behind the user, as in the
+official code. Where a tokenizer by itself begins a text with such a token, it comes first, before the user; where it
+does not, there is none.
 
 White space and tokenisation, stated once and used by every training and inference program:
 
 * Every fixed piece and every title is tokenised on its own and the tokens are joined, so that no title can merge with
-  or shift anything around it; special tokens are never recognised in text.
+  or shift anything around it; special tokens are never recognised in text. Tokenisers that put a space before the first
+  word of a text (SentencePiece's dummy prefix) are kept from putting one before each piece. So a piece has the tokens
+  that it has in the whole text, but where a tokenizer merges over its edges: over the quote before a title, or the
+  quote and comma behind it.
 * A title is tokenised without a leading space; the quote before it belongs to the fixed piece before it, also the
   answer's: generation and likelihood start at the title.
 * An answer is the title's tokens, the tokens of ``"`` and the end-of-text token.
 * There is no white space beside a slot but the one before "in the previous".
+* Under a chat template the prompt up to the request is the user's turn, and the last sentence, up to the answer, begins
+  the assistant's. Special tokens of the template are recognised, and no beginning-of-text token is added to it.
 """
 
 import itertools
@@ -85,16 +92,79 @@ def prompt_text(style: PromptStyle, *, user_slot: bool = True, item_slots: bool 
     )
 
 
-def tokenize(tokenizer: Any, text: str) -> np.ndarray:
-    """Token ids [T] int32 of one text, with no special token added or recognised."""
-    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-    return np.asarray(encoded.input_ids, np.int32)
+LEAD = "\n"
+"""Put before a piece where the tokenizer takes a text's first word otherwise than the same word later: nothing merges
+over it."""
 
 
-def tokenize_pieces(tokenizer: Any, style: PromptStyle, *, user_slot: bool = True, item_slots: bool = True) -> Pieces:
-    """The fixed pieces as token ids. The user slot and the beginning-of-text token come before ``head``."""
+def _plain(tokenizer: Any, texts: Any, **kwargs: Any) -> Any:
+    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True, verbose=False, **kwargs)
+
+
+def _lead(tokenizer: Any) -> tuple[str, int]:
+    """What is put before a piece so that it is tokenised as inside a text, and the tokens of that; nothing for most."""
+    alone, lead, inside = (list(_plain(tokenizer, text).input_ids) for text in ("a", LEAD, LEAD + "a"))
+    return ("", 0) if inside[len(lead) :] == alone else (LEAD, len(lead))
+
+
+def tokenize(tokenizer: Any, text: str, *, begins: bool = False) -> np.ndarray:
+    """Token ids [T] int32 of one piece of text, with no special token added or recognised.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        text: the piece.
+        begins: whether the whole text begins with it.
+    """
+    lead, skipped = ("", 0) if begins else _lead(tokenizer)
+    return np.asarray(_plain(tokenizer, lead + text).input_ids[skipped:], np.int32)
+
+
+def tokenize_pieces(
+    tokenizer: Any, style: PromptStyle, *, user_slot: bool = True, item_slots: bool = True, begins: bool = True
+) -> Pieces:
+    """The fixed pieces as token ids. The user slot and the beginning-of-text token come before ``head``.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        style: the words.
+        user_slot: whether the user sentence begins the prompt.
+        item_slots: whether slots stand behind titles.
+        begins: whether no text stands before the pieces.
+    """
     texts = prompt_text(style, user_slot=user_slot, item_slots=item_slots)
-    return Pieces(*(tokenize(tokenizer, text) for text in texts))
+    first = {"head", "alone"} if begins and not user_slot else set()
+    return Pieces(
+        *(tokenize(tokenizer, text, begins=name in first) for name, text in zip(Pieces._fields, texts, strict=True))
+    )
+
+
+class Chat(NamedTuple):
+    """A tokenizer's chat template around a request, as token ids.
+
+    Attributes:
+        before: up to the user's words.
+        after: from there up to the assistant's.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+
+
+def chat_of(tokenizer: Any, where: object) -> Chat:
+    """The chat template of a tokenizer that was read from ``where``.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(f"{where}: the tokenizer has no chat template; leave chat off")
+    words = "@words@"
+    turns = tokenizer.apply_chat_template(
+        [{"role": "user", "content": words}], add_generation_prompt=True, tokenize=False
+    )
+    before, _, after = turns.partition(words)
+    encoded = [tokenizer(text, add_special_tokens=False, verbose=False).input_ids for text in (before, after)]
+    return Chat(*(np.asarray(ids, np.int32) for ids in encoded))
 
 
 @dataclass(frozen=True)
@@ -128,14 +198,12 @@ def title_table(tokenizer: Any, titles: Sequence[str], max_tokens: int) -> Title
     """
     if max_tokens < 1:
         raise UserError(f"title_max_tokens is {max_tokens}; it must be at least 1")
-    encoded = tokenizer(
-        list(titles),
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_offsets_mapping=True,
-        verbose=False,
-    )
-    tokens, spans = encoded.input_ids, encoded.offset_mapping
+    lead, skipped = _lead(tokenizer)
+    encoded = _plain(tokenizer, [lead + title for title in titles], return_offsets_mapping=True)
+    tokens = [ids[skipped:] for ids in encoded.input_ids]
+    spans = [
+        [(start - len(lead), end - len(lead)) for start, end in title[skipped:]] for title in encoded.offset_mapping
+    ]
     cuts = [_cut(spans[item], max_tokens) for item in range(len(tokens))]
     alike: dict[str, list[int]] = {}
     for item, title in enumerate(titles):
@@ -183,15 +251,44 @@ class PromptTables:
         tokenizer: a Hugging Face tokenizer (a fast one: character offsets are needed).
         titles: from :func:`title_table`.
         max_length: the language model's positions: no prompt with its longest answer goes beyond.
-        bos, eos, pad: token ids; OPT's own are 2, 2 and 1.
+        bos: id of the beginning-of-text token; ``None`` where there is none. OPT's own is 2.
+        eos: id of the end-of-text token; OPT's own is 2.
+        pad: id of what fills rows up and stands at slots; it is never read. OPT's own is 1.
+        bos_first: whether ``bos`` comes before the user's vector; else behind it, as in the official code.
+        chat: the template that requests are put in, if any.
     """
 
     tokenizer: Any
     titles: TitleTable
     max_length: int
-    bos: int = 2
+    bos: int | None = 2
     eos: int = 2
     pad: int = 1
+    bos_first: bool = False
+    chat: Chat | None = None
+
+    @property
+    def opening(self) -> np.ndarray:
+        """Token ids before the user's vector."""
+        return self.chat.before if self.chat else self._begin if self.bos_first else self._begin[:0]
+
+    @property
+    def behind_user(self) -> np.ndarray:
+        """Token ids between the user's vector and the text."""
+        return self._begin[:0] if self.chat or self.bos_first else self._begin
+
+    @property
+    def _begin(self) -> np.ndarray:
+        return np.asarray([] if self.bos is None else [self.bos], np.int32)
+
+    def said(self, text: str) -> np.ndarray:
+        """Token ids of the end of a prompt; under a chat template its last sentence is the assistant's."""
+        if self.chat is None:
+            return tokenize(self.tokenizer, text)
+        request, _, answer = text.rpartition(". ")
+        return np.concatenate(
+            [tokenize(self.tokenizer, request + "."), self.chat.after, tokenize(self.tokenizer, answer)]
+        )
 
     @cached_property
     def _pieces(self) -> dict[tuple[PromptStyle, bool, bool], Pieces]:
@@ -201,7 +298,9 @@ class PromptTables:
         """The fixed pieces' token ids, computed once for each layout."""
         key = (style, user_slot, item_slots)
         if key not in self._pieces:
-            self._pieces[key] = tokenize_pieces(self.tokenizer, style, user_slot=user_slot, item_slots=item_slots)
+            layout = {"user_slot": user_slot, "item_slots": item_slots}
+            pieces = tokenize_pieces(self.tokenizer, style, **layout, begins=self.chat is None)
+            self._pieces[key] = pieces._replace(tail=self.said(prompt_text(style, **layout).tail))
         return self._pieces[key]
 
     @cached_property
@@ -310,7 +409,7 @@ def build_questions(
         UserError: a prompt is longer than the language model allows even with one history item.
     """
     pieces = tables.pieces(style, False, item_slots)
-    asked = tokenize(tables.tokenizer, question)
+    asked = tables.said(question)
     # Without slots the closing quote is the first token of what follows, on its own as in opt-nano's training.
     pieces = pieces._replace(middle=asked if item_slots else np.concatenate([pieces.end, asked]))
     items = histories.astype(np.int32)
@@ -386,9 +485,10 @@ def _parts(
     user_slot: bool,
     item_slots: bool,
 ) -> list[Part]:
-    blank, bos = np.asarray([tables.pad], np.int32), np.asarray([tables.bos], np.int32)
-    parts: list[Part] = [(blank, USER_SLOT, 0)] if user_slot else []
-    parts += [(bos, NO_SLOT, 0), (pieces.head if len(history) else pieces.alone, NO_SLOT, 0)]
+    blank = np.asarray([tables.pad], np.int32)
+    parts: list[Part] = [(tables.opening, NO_SLOT, 0)]
+    parts += [(blank, USER_SLOT, 0)] if user_slot else []
+    parts += [(tables.behind_user, NO_SLOT, 0), (pieces.head if len(history) else pieces.alone, NO_SLOT, 0)]
     for columns, last in ((history, pieces.middle), (shown, pieces.tail)):
         for column in columns:
             parts += [(tables.titles[row[column]], NO_SLOT, 0), (pieces.close, NO_SLOT, 0)]

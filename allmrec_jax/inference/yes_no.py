@@ -61,12 +61,14 @@ def word(tables: PromptTables, style: PromptStyle) -> Wording:
         " Yes.",
         " No.",
     )
-    alone, head, comma, middle, tail, yes, no = (tokenize(tables.tokenizer, text) for text in texts)
+    alone, head, comma, middle, tail, yes, no = (
+        tokenize(tables.tokenizer, text, begins=place < 2) for place, text in enumerate(texts)
+    )
     shared = next((i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b), None)
     if shared is None:
         raise UserError("the tokenizer does not tell ' Yes.' from ' No.'; TALLRec's yes-no protocol cannot be used")
     tail = np.concatenate([tail, yes[:shared]])
-    alone, head = (np.append(np.int32(tables.bos), piece) for piece in (alone, head))
+    alone, head = (np.concatenate([tables.opening, tables.behind_user, piece]) for piece in (alone, head))
     return Wording(alone, head, comma, middle, tail, yes[shared:], no[shared:])
 
 

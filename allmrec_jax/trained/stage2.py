@@ -81,7 +81,7 @@ class Stage2Export:
         return LLMRecommender(
             model,
             llm_params,
-            prompt_tables(name, model.config, titles, self.settings.title_max_tokens),
+            prompt_tables(name, model.config, titles, self.settings.title_max_tokens, chat=self.settings.chat),
             STYLES[self.settings.style],
             sharding.place(SoftTokens(self.params, None if latents is None else jnp.asarray(latents))),
             user_slot=self.settings.user_vector,
@@ -124,7 +124,7 @@ def text_recommender(
     return LLMRecommender(
         llm,
         llm_params,
-        prompt_tables(llm_name, llm.config, titles, settings.title_max_tokens),
+        prompt_tables(llm_name, llm.config, titles, settings.title_max_tokens, chat=settings.chat),
         STYLES[settings.style],
         history_length=settings.history_length,
         batch_size=batch_size,

@@ -237,7 +237,7 @@ def train_stage2(
     if settings.batch_size % settings.accumulation:
         raise UserError(f"accumulation {settings.accumulation} does not divide the batch size {settings.batch_size}")
     config = check_llm(llm_name, jnp.dtype(settings.dtype), int8=settings.llm_weights == "int8")
-    tables = prompt_tables(llm_name, config, dataset.titles, settings.title_max_tokens)
+    tables = prompt_tables(llm_name, config, dataset.titles, settings.title_max_tokens, chat=settings.chat)
     check_length(tables, settings)
     cf = load_cf(cf_path, dataset)
     with announce("hashing the language model's files", quiet):

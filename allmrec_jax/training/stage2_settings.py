@@ -46,6 +46,7 @@ class Stage2Settings:
     llm_weights: Literal["dtype", "int8"] = setting(
         "dtype", "the language model's kernels in its dtype, or rounded to int8", added=True
     )
+    chat: bool = setting(False, "put prompts in the tokenizer's chat template, for models trained on one", added=True)
     sort_batches: int = setting(
         0,
         "batches in a row that share out their samples by the prompts' lengths, so that little is padding; 0 is none",
