@@ -1,5 +1,10 @@
 """The campaigns' short forms; their long ones are programs beside this file."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import kills
 import mutations
 import pytest
@@ -17,3 +22,26 @@ def test_damaged_files_are_refused_in_one_line_or_read_as_what_they_were(tmp_pat
 def test_commands_ended_anywhere_leave_the_old_or_the_new_and_end_as_the_unbroken_one(tmp_path):
     found = kills.campaign(tmp_path, 4, seed=3, names=("prepare over another", "report over another"))
     assert found["faults"] == [] and sum(found["ended"].values()) == 4
+
+
+MUTANTS = """
+import itertools, json, math, sys
+from pathlib import Path
+import jax, forked, mutants
+work, module = Path(sys.argv[1]), "allmrec_jax/metrics.py"
+forked.copy_repository(work / "copy")
+mutants.record(work, ["tests/test_metrics.py"], math.inf)
+tried = list(itertools.islice(mutants.drawn(module, 1.0, seed=0), 4))
+tried.append(mutants.by_text(module, '"mrr": 1.0 / ranks', '"mrr": 1 / ranks'))
+outcomes, complete = mutants.campaign(work, tried, 60, math.inf, again=False)
+print(json.dumps([complete, [outcome["killed"] for outcome in outcomes]]))
+"""
+
+
+def test_mutants_are_killed_and_one_that_changes_nothing_survives(tmp_path):
+    # In a process of its own: it forks, which one that has run JAX must not.
+    done = subprocess.run(
+        [sys.executable, "-c", MUTANTS, tmp_path], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == [True, [True, True, True, True, False]]
