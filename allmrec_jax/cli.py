@@ -14,7 +14,7 @@ import click
 
 from allmrec_jax.commands.experiment import experiment
 from allmrec_jax.commands.options import Group
-from allmrec_jax.errors import STOPPED, StoppedError, UserError, first_line, out_of_memory, visible
+from allmrec_jax.errors import STOPPED, StoppedError, UserError, end_now, first_line, out_of_memory, visible
 
 GRACE = 3.0
 """Seconds that Ctrl-C gives a command to end by itself."""
@@ -172,10 +172,7 @@ def _end_at_ctrl_c() -> None:
         while os.read(told, 1) != bytes([signal.SIGINT]):
             pass
         time.sleep(GRACE)
-        if sys.stderr.isatty():
-            sys.stderr.write("\x1b[?25h")  # progress bars hide the cursor
-        print("interrupted", file=sys.stderr, flush=True)
-        os._exit(130)
+        end_now(130, "interrupted")
 
     threading.Thread(target=watch, daemon=True, name="ctrl-c").start()
 

@@ -1,8 +1,13 @@
 """The errors that are the user's to mend, and the end that a scheduler asks for."""
 
+import contextlib
 import difflib
+import os
+import signal
+import threading
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
 MAX_SEED = 2**32 - 1
 """The largest seed; the smallest is 0."""
@@ -24,6 +29,31 @@ class UserError(Exception):
 
 class StoppedError(Exception):
     """A training was asked to end (SIGTERM) and has saved where it is; the command line exits with :data:`STOPPED`."""
+
+
+def end_now(code: int, line: str) -> NoReturn:
+    """Ends the process wherever it is, after a line on standard error; that leaves no file half written."""
+    with contextlib.suppress(OSError):
+        cursor = "\x1b[?25h" if os.isatty(2) else ""  # progress bars hide it
+        os.write(2, f"{cursor}{line}\n".encode())  # a signal may have come in the midst of a print
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def resumable() -> Iterator[None]:
+    """SIGTERM ends with :data:`STOPPED` what goes on when it is run again; in the main thread only, as signals are.
+
+    Within its steps a training saves first: see :func:`allmrec_jax.training.loop.train_loop`.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    line = "asked to end (SIGTERM); the same command goes on from the last checkpoint (`allmrec train` with --resume)"
+    before = signal.signal(signal.SIGTERM, lambda *_: end_now(STOPPED, line))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def first_line(error: BaseException) -> str:

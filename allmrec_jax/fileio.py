@@ -32,6 +32,7 @@ _REFUSED_WORDS = ("No space left", "quota exceeded", "File too large", "requeste
 _LOCK = "lock"
 _REPLACED = "replaced"
 _NAME = re.compile(r"(?!\.)[\w.+-]+")
+_HOLDER = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
 
 
 _writes = True
@@ -184,16 +185,26 @@ def _exchange(one: Path, other: Path) -> bool:
 def recover(path: Path | str) -> None:
     """Completes a replacement of ``path`` that a kill broke, and removes what killed writes to it left.
 
-    Reading calls it where a directory is read that is replaced as a whole; a place that cannot be written is left as
-    it is.
+    Reading calls it where a directory is read that is replaced as a whole, or a file that is written once; a place that
+    cannot be written is left as it is.
     """
-    path = Path(path)
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.tmp")
+    _recover(Path(path).parent, Path(path).name)
+
+
+def recover_all(directory: Path | str) -> None:
+    """:func:`recover` of whatever lies in ``directory``."""
+    _recover(Path(directory), None)
+
+
+def _recover(directory: Path, name: str | None) -> None:
     try:
-        holders = [each for each in path.parent.iterdir() if pattern.fullmatch(each.name)]
+        holders = [(each, found[1]) for each in directory.iterdir() if (found := _HOLDER.fullmatch(each.name))]
     except OSError:
         return
-    for holder in holders:
+    for holder, written in holders:
+        if name not in (None, written):
+            continue
+        path = directory / written
         with contextlib.suppress(OSError, BlockingIOError):
             if not any(holder.iterdir()):  # killed before it was locked, or about to be: see `_make_holder`
                 holder.rmdir()

@@ -50,6 +50,7 @@ class Output:
         """
         path = Path(path)
         self._refuse_foreign(path)
+        recover(path / MARK)
         if _read_mark(path) is None:
             write_text(path / MARK, _mark(self.name))
 
@@ -61,6 +62,7 @@ class Output:
         """
         path = Path(path)
         name = file.relative_to(path).as_posix()
+        recover(path / MARK)
         files = _written(_read_mark(path))
         if file.exists() and name not in files:
             raise UserError(f"{file}: is there already and was not written by this command; move it away")

@@ -40,6 +40,7 @@ from allmrec_jax.fileio import (
     load_arrays,
     plain_name,
     read_json,
+    recover_all,
     save_arrays,
     take_lock,
     verify,
@@ -146,6 +147,8 @@ class Run:
         sharding.wait_for_all()  # before the first process changes what the others are looking at
         if run.done:
             verify_export(run.path)
+            if writes():
+                run._clear()
             return run
         if writes():
             run._begin(settings, data_name, data_hash, upstream, resume)
@@ -162,6 +165,7 @@ class Run:
             # Left by a kill in the middle of a write.
             shutil.rmtree(half_written)
         if resume and (self.path / "run.json").is_file():
+            self._prune()  # a kill may have come while one was removed
             return
         (self.path / "run.json").unlink(missing_ok=True)  # first: what a kill leaves from here on is not continued
         for stale in (*self.path.glob("steps"), *self.path.glob("export"), *self.path.glob("tensorboard")):
@@ -183,6 +187,14 @@ class Run:
             "command": sys.argv,
         }
         write_json(self.path / "run.json", about)
+
+    def _clear(self) -> None:
+        """Removes what a process left of this finished run that was killed in the end, its lock too."""
+        recover_all(self.path)
+        if (self.path / ".lock").exists():
+            with contextlib.suppress(UserError):  # held still, or a place that cannot be written
+                self._lock = _locked(self.path / ".lock")
+                self._unlock()
 
     def _unlock(self) -> None:
         """Lets other processes have the run; what they find is finished."""
@@ -218,9 +230,12 @@ class Run:
             ocp.save((directory / "state").absolute(), state)
             if writes():
                 (directory / _HASHES).write_text(json.dumps(digests(directory)))
-        if not writes():
-            return
-        keep = {*self.steps()[-2:], step, self.best_step()}
+        if writes():
+            self._prune()
+
+    def _prune(self) -> None:
+        """Removes all checkpoints but the last two and the best."""
+        keep = {*self.steps()[-2:], self.best_step()}
         for old in self.steps():
             if old not in keep:
                 shutil.rmtree(self.path / "steps" / str(old))

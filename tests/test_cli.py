@@ -192,6 +192,29 @@ def test_ctrl_c_ends_a_long_step():
     assert process.returncode == 130 and said == "interrupted\n"
 
 
+LOADING = """
+import time
+from allmrec_jax import cli
+from allmrec_jax.errors import resumable
+def main(**_):
+    with resumable():
+        print("in it", flush=True)
+        time.sleep(30)
+cli.allmrec.main = main
+cli.main([])
+"""
+
+
+def test_a_training_told_to_end_before_its_first_step_has_that_code_too():
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOADING], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "in it\n"
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 75 and said.startswith("asked to end (SIGTERM)") and said.count("\n") == 1
+
+
 @pytest.mark.parametrize("seed", ["-1", "99999999999999999999", "9" * 5000])
 def test_a_seed_out_of_range_is_one_line(capsys, tmp_path, seed):
     with pytest.raises(SystemExit, match="2"):

@@ -213,6 +213,17 @@ def test_a_kill_leaves_the_old_or_the_new_and_what_it_leaves_beside_goes(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+def test_what_kills_left_of_all_that_lies_in_a_folder_goes_at_once(tmp_path):
+    for name in ("one", "two.json"):
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name), "writing"], timeout=60)
+        assert killed.returncode == -9
+    assert len(list(tmp_path.iterdir())) == 2
+    with atomic_path(tmp_path / "three") as new:
+        fileio.recover_all(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [new.parent.name]
+        new.touch()
+
+
 def test_a_replaced_directory_is_never_away(tmp_path, monkeypatch):
     monkeypatch.setattr(fileio.os, "replace", lambda *_: pytest.fail("two renames where one exchange will do"))
     (tmp_path / "data").mkdir()

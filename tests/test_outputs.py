@@ -106,6 +106,16 @@ def test_a_lock_and_what_a_kill_left_are_not_somebodys_files(tmp_path):
     KIND.claim(tmp_path / "out")
 
 
+def test_what_a_kill_left_of_a_mark_goes(tmp_path):
+    for number, claim in enumerate((KIND.claim, lambda path: KIND.claim_file(path, path / "ours"))):
+        claim(tmp_path)
+        holder = tmp_path / f".{MARK}.abcdefg{number}.tmp"  # the mark was in its place already
+        holder.mkdir()
+        (holder / "lock").touch()
+        claim(tmp_path)
+        assert contents(tmp_path) == [MARK]
+
+
 def test_files_among_those_of_others(tmp_path):
     (tmp_path / "theirs.txt").write_text("precious")
     for _ in range(2):

@@ -300,6 +300,45 @@ def test_a_name_that_leads_elsewhere_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+KILLED = """
+import os, signal, sys
+from test_runs import open_run, state_of
+moment = sys.argv[2]
+run = open_run(sys.argv[1])
+unlink, rmtree = os.unlink, __import__("shutil").rmtree
+def dying(path, **named):
+    if moment == "finishing" and str(path).endswith("lock"):  # that of DONE's temporary folder
+        os.kill(os.getpid(), signal.SIGKILL)
+    if moment == "unlocking" and str(path).endswith("cf/%s/.lock" % run.path.name):
+        os.kill(os.getpid(), signal.SIGKILL)
+    unlink(path, **named)
+def removing(path, **named):
+    if moment == "removing" and str(path).endswith("steps/1"):
+        unlink(os.path.join(path, "hashes.json"))
+        os.kill(os.getpid(), signal.SIGKILL)
+    rmtree(path, **named)
+for step in (1, 2, 3):
+    if step == 3:
+        import shutil
+        shutil.rmtree = removing
+    run.save(step, state_of(step))
+os.unlink = dying
+run.finish({})
+"""
+
+
+@pytest.mark.parametrize("moment", ["removing", "finishing", "unlocking"])
+def test_what_a_kill_left_in_a_run_goes_when_it_is_opened_again(tmp_path, moment):
+    here = __file__.rpartition("/")[0]
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), moment], cwd=here, timeout=120)
+    assert killed.returncode == -9
+    run = open_run(tmp_path, resume=True)
+    assert run.done == (moment != "removing") and run.steps() == [2, 3]
+    if not run.done:
+        run.finish({})
+    assert sorted(path.name for path in run.path.iterdir()) == ["DONE", "run.json", "steps"]
+
+
 OTHER = """
 import sys
 from test_runs import open_run

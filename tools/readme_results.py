@@ -15,10 +15,11 @@ import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from allmrec_jax.errors import STOPPED
 from allmrec_jax.markdown import escaped
 from allmrec_jax.report.export import table_markdown
 from allmrec_jax.report.facts import OURS, compare, heading, is_speed, main_metric
@@ -391,6 +392,37 @@ def same_protocol() -> str:
     return "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
 
 
+def kills() -> str:
+    """A line for each job of ``tests/campaigns/kills.py``; nothing before it was run."""
+    if not (RESULTS / "campaign_kills.json").is_file():
+        return "`tests/campaigns/kills.py` has not been run to its end yet.\n"
+    results = load("campaign_kills")
+    lines = [
+        "| command | changes of files | kills | SIGKILL, SIGTERM, SIGINT | ended by it | saved first | finished before "
+        "| faults |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    every = []
+    for name, job in results["jobs"].items():
+        made = job["kills"]
+        every += made
+        lines.append(f"| {name} | {job['changes']:,} | " + " | ".join(_kills(made)) + " |")
+    lines.append("| **all** | | " + " | ".join(_kills(every)) + " |")
+    return (
+        "\n".join(lines) + "\n\n"
+        f"`{results['command']}`, seed {results['seed']}, on {results['machine']['processor']} "
+        f"([JSON](benchmarks/results/campaign_kills.json)). *Saved first*: exit code 75.\n"
+    )
+
+
+def _kills(made: Sequence[Mapping[str, Any]]) -> list[str]:
+    by = [sum(each["signal"] == name for each in made) for name in ("SIGKILL", "SIGTERM", "SIGINT")]
+    finished, saved = (sum(each["code"] == code for each in made) for code in (0, STOPPED))
+    faults = sum(len(each["faults"]) for each in made)
+    ended = len(made) - finished - saved
+    return [str(len(made)), ", ".join(map(str, by)), *map(str, (ended, saved, finished, faults))]
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": in_short},
     "docs/results/index.md": {"results": section},
@@ -398,6 +430,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         f"docs/results/{data}.md": {"figures": functools.partial(drawn, data), "tables": functools.partial(page, data)}
         for data in DATA
     },
+    "docs/faults.md": {"kills": kills},
     "docs/parity.md": {"parity": parity_table, "selftest": selftest, "same-protocol": same_protocol},
 }
 """What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on each page; links are from the repository's root."""

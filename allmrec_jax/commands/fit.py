@@ -16,6 +16,7 @@ from allmrec_jax.commands.options import (
     seed_option,
 )
 from allmrec_jax.commands.train import combine, config_options, model_option
+from allmrec_jax.errors import resumable
 from allmrec_jax.trained.kinds import setting_lines
 
 STAGES = ("cf", "stage1", "stage2")
@@ -78,7 +79,8 @@ def command(config: Path | None, lines: tuple[str, ...], print_config: bool, **g
     from allmrec_jax.api.training import fit
 
     dataset = load_data(given.pop("data"))
-    run = fit(dataset, **given, settings=settings)
+    with resumable():
+        run = fit(dataset, **given, settings=settings)
     click.echo(run.path)
     next_line = {
         "cf": f"allmrec train stage1 --data {dataset.path} --cf {run.path}",

@@ -19,6 +19,7 @@ from allmrec_jax.commands.options import (
     settings_options,
 )
 from allmrec_jax.commands.train_embedded import opt_nano, sbert_nano
+from allmrec_jax.errors import resumable
 from allmrec_jax.trained.kinds import KINDS, TrainingKind, parse_changes
 
 MODEL_OPTIONS = {
@@ -119,7 +120,9 @@ def make_command(record: TrainingKind) -> click.Command:
             values = {name: value for name, value in dataclasses.asdict(resolved).items() if name != "model"}
             click.echo(as_yaml(common, {record.name: values}), nl=False)
             return
-        click.echo(train_model(record.name, **given, **changes).path)
+        with resumable():
+            run = train_model(record.name, **given, **changes)
+        click.echo(run.path)
 
     run.__doc__ = f"""Train {record.name}: {record.about}.
 

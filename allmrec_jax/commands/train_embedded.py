@@ -13,6 +13,7 @@ from allmrec_jax.commands.options import (
     seed_option,
     settings_options,
 )
+from allmrec_jax.errors import resumable
 
 
 def _options(settings: type, what: str) -> Callable[[Callable], Callable]:
@@ -39,7 +40,9 @@ def opt_nano() -> click.Command:
         """
         from allmrec_jax.api.embedded import train_embedded_model
 
-        click.echo(train_embedded_model("opt-nano", **given, **overrides))
+        with resumable():
+            run = train_embedded_model("opt-nano", **given, **overrides)
+        click.echo(run)
 
     return command
 
@@ -59,6 +62,8 @@ def sbert_nano() -> click.Command:
         """
         from allmrec_jax.api.embedded import train_embedded_model
 
-        click.echo(train_embedded_model("sbert-nano", **given, **overrides))
+        with resumable():
+            run = train_embedded_model("sbert-nano", **given, **overrides)
+        click.echo(run)
 
     return command

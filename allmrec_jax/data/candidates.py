@@ -17,7 +17,7 @@ from jaxtyping import Int
 from allmrec_jax.data.dataset import NO_TITLE, Cut, Dataset
 from allmrec_jax.data.negatives import TooFewItems, draw_distinct_titles, title_groups
 from allmrec_jax.errors import UserError
-from allmrec_jax.fileio import atomic_path
+from allmrec_jax.fileio import atomic_path, recover
 from allmrec_jax.rng import numpy_rng
 
 COUNT = 20
@@ -136,6 +136,7 @@ def load_candidates(
         UserError: as :func:`make_candidates`; or the file is damaged or belongs to other data.
     """
     path = candidates_path(dataset, scenario, cut, seed)
+    recover(path)
     if path.exists():
         return _read(path, dataset.hash, cut, seed, scenario).head(max_users)
     made = make_candidates(dataset, scenario, cut, seed)

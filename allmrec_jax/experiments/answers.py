@@ -20,7 +20,7 @@ from allmrec_jax.evaluation.results import users_frame, write_results
 from allmrec_jax.evaluation.systems import SYSTEMS
 from allmrec_jax.experiments.execute import COST
 from allmrec_jax.experiments.graph import Row, Training, Workplace
-from allmrec_jax.fileio import atomic_path, read_json, sha256, verify, write_json
+from allmrec_jax.fileio import atomic_path, read_json, recover, sha256, verify, write_json
 from allmrec_jax.runs import versions
 from allmrec_jax.settings import hashed_fields
 from allmrec_jax.trained.kinds import KINDS
@@ -146,6 +146,8 @@ def answers_of(
         "users": len(candidates.users),
         "trainings": [training_record(work, node) for node in row.nodes()],
     }
+    for file in (kept, kept.with_suffix(".json")):
+        recover(file)
     if kept.is_file():
         remedy = f"delete {kept} to have the question asked again"
         record = read_json(kept.with_suffix(".json"), _Kept, remedy)

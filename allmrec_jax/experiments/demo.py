@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.experiments.processes import allmrec_command, run_process
+from allmrec_jax.experiments.processes import allmrec_command, ending_together, run_process
 from allmrec_jax.fileio import write_text
 from allmrec_jax.outputs import Output
 
@@ -34,6 +34,7 @@ class Step:
     peak_mib: float
 
 
+@ending_together()
 def make_demo(
     out: Path,
     checkpoints: Path,

@@ -13,8 +13,8 @@ from typing import Any
 
 from allmrec_jax.errors import STOPPED, StoppedError, UserError
 from allmrec_jax.experiments.graph import Row, Training, Workplace, trainings_of, units
-from allmrec_jax.experiments.processes import allmrec_command, run_process
-from allmrec_jax.fileio import file_lock, write_text
+from allmrec_jax.experiments.processes import allmrec_command, ending_together, run_process
+from allmrec_jax.fileio import file_lock, recover_all, write_text
 from allmrec_jax.runs import START_OVER
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ COST = "cost.json"
 """In a run's directory: what it took, written by this runner only."""
 
 
+@ending_together()
 def run_missing(work: Workplace, rows: Sequence[Row], jobs: int = 1) -> None:
     """Trains what is not finished, each in a process of its own, as soon as all that it builds on is there.
 
@@ -31,7 +32,10 @@ def run_missing(work: Workplace, rows: Sequence[Row], jobs: int = 1) -> None:
 
     Raises:
         UserError: a training failed (it has said why itself), or another process is at the same one.
+        StoppedError: SIGTERM came; the trainings under way were told so and have saved.
     """
+    for node in trainings_of(rows):
+        recover_all(work.path(node))
     missing = [node for node in trainings_of(rows) if not work.done(node)]
     numbers = {node: f"[{number}/{len(missing)}]" for number, node in enumerate(missing, start=1)}
 

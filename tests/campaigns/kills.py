@@ -1,32 +1,44 @@
 """Ends commands at every kind of moment, runs them again, and compares what they made with the unbroken run's.
 
-    python tests/campaigns/kills.py --kills 200 --out benchmarks/results/campaign_kills.json
+    python tests/campaigns/kills.py --kills 216 --out benchmarks/results/campaign_kills.json
 
-A kill comes at the Nth file operation of a command (a write's end, a rename, an exchange, a removal) or after a random
-time, with SIGKILL, SIGTERM or SIGINT. Before the command runs again, whatever stands at its place must be what stood
-there before, or the new one, whole. When it has run again, the result must be that of the unbroken run bit for bit, and
-nothing may be left beside it. Commands: CF training, `prepare`, `eval`, `report`, `convert`.
+An end comes at the Nth change of a file (opened for writing, half of a write, a rename, an exchange, a removal), the
+changes of a command shared out evenly over its kills, or after a random time; with SIGKILL, SIGTERM or SIGINT. Then:
+
+- the command has ended with that signal's code, at once, and without a traceback;
+- what stands at its place is what stood there before, or the new one, whole; no run counts as finished and no results
+  as those of their users unless they are;
+- the command runs again, and its result is that of the unbroken run bit for bit, checkpoints' arrays too;
+- nothing is left behind, neither in its place nor beside it.
+
+The file is written after each kill. Called again, with the same ``--work`` to spare the preparations, the campaign
+makes what is missing of it; ``--job NAME --anew`` makes one job's again.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
-import os
+import math
 import random
+import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mutations
+import numpy as np
+from dying import Ended, Server
 
-from allmrec_jax.fileio import write_json
+from allmrec_jax.errors import STOPPED, UserError
+from allmrec_jax.evaluation.results import read_users
+from allmrec_jax.fileio import read_json, verify, write_json
+from allmrec_jax.runs import machine, versions
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
@@ -36,166 +48,370 @@ class Job:
     """A command to kill.
 
     Attributes:
-        name: of the command.
+        name: what it is called.
         words: its arguments; ``{out}`` is where it writes.
         old: words that make what stands at ``{out}`` before, if anything does.
-        resumes: whether it goes on with ``--resume``, so that what an end left may be neither old nor new.
+        replaces: whether the folder ``{out}`` is replaced as a whole.
     """
 
     name: str
-    words: tuple[str, ...]
-    old: tuple[str, ...] | None = None
-    resumes: bool = False
+    words: str
+    old: str | None = None
+    replaces: bool = False
 
 
-def environment(**further: str) -> dict[str, str]:
-    """One thread a library, so that several campaigns do not disturb each other."""
-    return {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "JAX_PLATFORMS": "cpu", **further}
+def training(name: str, words: str) -> Job:
+    """The job that trains something into ``{out}``."""
+    return Job(name, f"train {words} --data data --checkpoints {{out}} --resume")
 
 
-def allmrec(words: tuple[str, ...], cwd: Path, **further: str) -> "subprocess.CompletedProcess[str]":
-    """Runs the command line in a process that may end itself, see ``dying.py``."""
-    program = Path(__file__).with_name("dying.py")
-    return subprocess.run(
-        [sys.executable, program, *words], cwd=cwd, env=environment(**further), capture_output=True, text=True
-    )
-
-
-def prepared(root: Path) -> None:
-    """Raw reviews; and a data set, a run and results, for the commands that read them."""
-    done = allmrec(("synthesize", "--out", "raw", "--preset", "tiny", "--seed", "0"), root)
-    assert done.returncode == 0, done.stderr
-    mutations.make(root / "made")
-    (root / "made" / "data").rename(root / "data")
-    (root / "made" / "results").rename(root / "results")
-    next((root / "made" / "checkpoints" / "tiny" / "cf").iterdir()).rename(root / "cf")
-
-
-TRAINING = ("--preset", "small", "--epochs", "3", "--dim", "8", "--max-length", "10")
-ASKED = ("--max-users", "8")
+CF = "--epochs 3 --evaluate-every 1 --dim 8 --max-length 10 --buckets 1"
+TEXTS = "--validation-users 20 --set text_max_tokens=8"
+PROMPTS = "--steps 4 --batch-size 2 --history-length 2 --validation-users 4 --positions last"
+REPORT = "report results --no-models --out {out}"
+EVAL = "eval overall --data data --runs up/cf --out {out} --max-users"
+PREPARE = "prepare raw/Nano_{}.json.gz --out {{out}}"
 JOBS = (
-    Job("prepare", ("prepare", "raw/Nano_Movies.json.gz", "--out", "{out}")),
+    training("sasrec", f"cf {CF} --blocks 1"),
+    training("gru4rec", f"cf --model gru4rec {CF} --set hidden=8"),
+    training("nextitnet", f"cf --model nextitnet {CF} --dilations 1,2 --set repeats=1"),
+    training("ncf", f"cf --model ncf {CF}"),
+    training("stage1", f"stage1 --cf up/cf --epochs 3 --batch-size 64 --latent-dim 8 {TEXTS}"),
+    training("stage2", f"stage2 --cf up/cf --stage1 up/stage1 --candidates 4 --warm-start-steps 2 {PROMPTS}"),
+    training("mlp-llm", f"mlp-llm --cf up/cf --candidates 4 --warm-start-steps 2 {PROMPTS}"),
+    training("tallrec", f"tallrec --rank 2 {PROMPTS}"),
+    training("morec", f"morec --epochs 3 --dim 8 --blocks 1 --max-length 6 {TEXTS}"),
+    training("ctrl", f"ctrl {CF} --blocks 1 --contrast-epochs 1 --history-titles 2 --subspaces 2 {TEXTS}"),
+    training("recformer", "recformer --epochs 2 --pretrain-epochs 1 --max-tokens 32 --max-items 4"),
+    Job("prepare", PREPARE.format("Movies"), replaces=True),
+    Job("prepare over another", PREPARE.format("Movies"), old=PREPARE.format("Games"), replaces=True),
+    Job("eval over another", f"{EVAL} 8", old=f"{EVAL} 5"),
     Job(
-        "prepare over another",
-        ("prepare", "raw/Nano_Movies.json.gz", "--out", "{out}"),
-        old=("prepare", "raw/Nano_Games.json.gz", "--out", "{out}"),
+        "experiment",
+        "experiment table1 --data data --systems Popularity --systems SASRec --set cf.epochs=2 --set cf.dim=8 "
+        "--set cf.blocks=1 --set cf.buckets=1 "
+        "--max-users 8 --checkpoints {out}/checkpoints --out {out}/results",
     ),
-    Job("train cf", ("train", "cf", "--data", "data", *TRAINING, "--checkpoints", "{out}", "--resume"), resumes=True),
+    Job("report over another", REPORT, old=f"{REPORT} --title Other", replaces=True),
     Job(
-        "eval over another",
-        ("eval", "overall", "--data", "data", "--runs", "cf", *ASKED, "--out", "{out}"),
-        old=("eval", "overall", "--data", "data", "--runs", "cf", "--max-users", "5", "--out", "{out}"),
+        "convert to-official",
+        "convert to-official --data data --cf up/cf --stage1 up/stage1 --stage2 up/stage2 --out {out}",
     ),
-    Job("report", ("report", "results", "--no-models", "--out", "{out}")),
     Job(
-        "report over another",
-        ("report", "results", "--no-models", "--out", "{out}"),
-        old=("report", "results", "--no-models", "--title", "Other", "--out", "{out}"),
+        "convert from-official",
+        "convert from-official official --name Nano_Movies --data {out}/data --checkpoints {out}/checkpoints "
+        "--sentence-encoder sbert-nano --llm opt-nano",
     ),
-    Job("convert", ("convert", "to-official", "--data", "data", "--cf", "cf", "--out", "{out}")),
+    Job(
+        "convert export",
+        "convert export --data data --stage1 up/stage1 --stage2 up/stage2 --out {out}",
+        replaces=True,
+    ),
 )
 
 
+class World:
+    """What the commands read, and the server that runs them.
+
+    Args:
+        server: in whose root they are made, where they are not there.
+        jobs: that will be killed; only what they need is made.
+    """
+
+    def __init__(self, server: Server, jobs: list[Job]):
+        self.server, self.root, self.out = server, server.root, server.watched / "out"
+        shutil.rmtree(server.watched, ignore_errors=True)
+        server.watched.mkdir()
+        self._make("raw", "synthesize --out {out} --preset tiny --seed 0")
+        self._make("data", PREPARE.format("Movies"))
+        words = " ".join(job.words for job in jobs)
+        for name in ("cf", "stage1", "stage2"):
+            if f"up/{name}" in words or "official" in words or "results" in words:
+                job = next(job for job in JOBS if job.name == {"cf": "sasrec"}.get(name, name))
+                self._make(f"made {name}", job.words)
+                (run,) = (self.root / f"made {name}" / "Nano_Movies" / name).iterdir()
+                (self.root / "up").mkdir(exist_ok=True)
+                shutil.copytree(run, self.root / "up" / name, dirs_exist_ok=True)
+        if "results" in words:
+            self._make("results", f"{EVAL} 8")
+        if "from-official" in words:
+            self._make("official", next(job.words for job in JOBS if job.name == "convert to-official"))
+
+    def _make(self, name: str, words: str) -> Path:
+        """What a command makes, kept in the root."""
+        path = self.root / name
+        if not path.exists():
+            shutil.rmtree(self.root / "in the making", ignore_errors=True)
+            ended = self.run(words, self.root / "in the making")
+            if ended.code:
+                raise RuntimeError(f"allmrec {words}: {ended.err}")
+            (self.root / "in the making").rename(path)
+        return path
+
+    def run(self, words: str, out: Path | None = None, **end: Any) -> Ended:
+        """Runs a job's command."""
+        given = (word.format(out=out or self.out) for word in shlex.split(words))
+        return self.server.run(tuple(given), **end)
+
+    def begin(self, job: Job) -> None:
+        """Puts what stood there before in the job's place."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        if job.old is not None:
+            shutil.copytree(self._make(f"old {job.name}", job.old), self.out)
+
+
+IN_PASSING = {"times", "command", "machine", "platform", "versions", "commit", "seconds", "peak_mib", "units"}
+"""What JSON files say of the run that wrote them and another one would not."""
+
+
 def state_of(folder: Path) -> dict[str, str]:
-    """What a command made, without what differs from run to run: times, paths and commands."""
+    """What a command made: a hash of each file, without what differs from run to run, as times do.
+
+    Of checkpoints only the last counts, by its arrays: SIGTERM adds one.
+    """
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (".lock",) and "tensorboard" not in path.parts:
-            content = path.read_bytes()
-            if path.name in ("results.json", "run.json", "DONE") and isinstance(about := json.loads(content), dict):
-                for key in ("times", "command", "machine", "platform", "versions", "commit", "seconds"):
-                    about.pop(key, None)
-                content = json.dumps(about, sort_keys=True).encode()
-            if "steps" in path.parts:  # Orbax writes when it was
-                continue
-            found[path.relative_to(folder).as_posix()] = hashlib.sha256(content).hexdigest()
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or "tensorboard" in path.parts or "steps" in path.parts:
+            if path.name == "steps" and (numbers := [int(each.name) for each in path.iterdir() if each.name.isdigit()]):
+                found[f"{name}/{max(numbers)}"] = _arrays(path / str(max(numbers)))
+            continue
+        found[name] = _content(path)
     return found
 
 
-def campaign(root: Path, kills: int, seed: int, names: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Kills each job in turn, ``kills`` times in all; what went wrong is in ``faults``."""
-    prepared(root)
-    jobs = [job for job in JOBS if not names or job.name in names]
-    rng = random.Random(seed)
-    unbroken, old, operations, seconds = {}, {}, {}, {}
-    for job in jobs:
-        out = root / "out"
-        if job.old is not None:
-            assert allmrec(_at(job.old, out), root).returncode == 0
-            old[job.name] = state_of(out)
-            shutil.copytree(out, root / f"old {job.name}")
-        started = time.perf_counter()
-        counted = root / "operations"
-        done = allmrec(_at(job.words, out), root, DYING_COUNT=str(counted))
-        assert done.returncode == 0, done.stderr
-        seconds[job.name] = time.perf_counter() - started
-        operations[job.name] = int(counted.read_text())
-        unbroken[job.name] = state_of(out)
-        shutil.rmtree(out)
-    ended: Counter[str] = Counter()
-    faults: list[str] = []
-    for number in range(kills):
-        job = jobs[number % len(jobs)]
-        number_of_signal = rng.choice(SIGNALS)
-        at_operation = rng.random() < 0.8
-        moment = rng.randrange(operations[job.name]) if at_operation else rng.random() * seconds[job.name]
-        place = "operation" if at_operation else "second"
-        told = f"kill {number}, {job.name}, {number_of_signal.name} at {place} {moment}"
-        out = root / "out"
-        if job.old is not None:
-            shutil.copytree(root / f"old {job.name}", out)
-        where = {"DYING_AT" if at_operation else "DYING_AFTER": str(moment), "DYING_BY": str(int(number_of_signal))}
-        first = allmrec(_at(job.words, out), root, **where)
-        ended[f"{number_of_signal.name} {'finished' if first.returncode == 0 else 'ended'}"] += 1
-        if "Traceback" in first.stderr:
-            faults.append(f"{told}: a traceback: {first.stderr[-300:]}")
-        left = state_of(out)
-        whole = [unbroken[job.name], old.get(job.name, {})]
-        if job.name.startswith("prepare") and _without_temporary(left) not in whole:
-            faults.append(f"{told}: neither the old nor the new: {sorted(left)[:20]}")
-        again = allmrec(_at(job.words, out), root)
-        if again.returncode != 0:
-            faults.append(f"{told}: the next run failed: {again.stderr[-300:]}")
-        elif state_of(out) != unbroken[job.name]:
-            after = state_of(out)
-            differing = sorted(k for k in {*after, *unbroken[job.name]} if after.get(k) != unbroken[job.name].get(k))
-            faults.append(f"{told}: another result: {differing[:10]}")
-        beside = sorted(path.name for path in root.iterdir() if path.name.startswith("."))
-        if beside or any(".tmp/" in name for name in state_of(out)):
-            faults.append(f"{told}: left behind: {beside}")
-        for path in (out, *(root / name for name in beside)):
-            shutil.rmtree(path, ignore_errors=True)
+def _content(path: Path) -> str:
+    if path.name in (".lock", "cost.json") or path.suffix == ".lock":
+        return ""
+    content = path.read_bytes()
+    if path.suffix == ".json" or path.name == "DONE":
+        with contextlib.suppress(ValueError):
+            content = json.dumps(_lasting(json.loads(content)), sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _lasting(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lasting(each) for key, each in value.items() if key not in IN_PASSING}
+    return [_lasting(each) for each in value] if isinstance(value, list) else value
+
+
+def _arrays(step: Path) -> str:
+    import jax
+    from orbax.checkpoint import v1 as ocp
+
+    digest = hashlib.sha256((step / "loop.json").read_bytes())
+    for key, leaf in jax.tree_util.tree_leaves_with_path(ocp.load(step / "state")):
+        array = np.asarray(leaf)
+        digest.update(f"{key}{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def half_taken(folder: Path, unbroken: dict[str, str], old: dict[str, str], job: Job) -> list[str]:
+    """What stands in the job's place after it was ended and a reader would take for what it is not."""
+    found = []
+    left = {name: value for name, value in state_of(folder).items() if not _temporary(name)}
+    if job.replaces and left and left not in (unbroken, old):
+        found.append(f"neither the old nor the new: {_differing(left, unbroken)}")
+    for done in folder.rglob("DONE"):
+        run = done.parent.relative_to(folder).as_posix() + "/export"
+        if _below(left, run) != _below(unbroken, run):
+            found.append(f"a run with DONE and another export: {run}")
+    for results in folder.rglob("results.json"):
+        try:
+            read_users(results.parent)
+        except UserError:
+            continue
+        beneath = results.parent.relative_to(folder).as_posix()
+        pair = [f"{beneath}/{name}".removeprefix("./") for name in ("results.json", "users.parquet")]
+        if not any(all(left[name] == state.get(name) for name in pair) for state in (unbroken, old)):
+            found.append(f"a pair of two evaluations is read: {beneath}")
+    for step in folder.rglob("steps/*"):
+        if step.name.isdigit():
+            try:
+                verify(step, read_json(step / "hashes.json", dict[str, str], ""), "")
+            except UserError as error:
+                if step == max(step.parent.iterdir(), key=lambda each: each.name.isdigit() and int(each.name)):
+                    found.append(f"the last checkpoint is damaged: {error}")
+    return found
+
+
+def left_behind(folder: Path, unbroken: dict[str, str]) -> list[str]:
+    """What lies below the watched folder after the command ran again, and would not after the unbroken run."""
+    beside = [path.name for path in folder.parent.iterdir() if path != folder]
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    found = [*beside, *(name for name in names if _temporary(name))]
+    for step in folder.rglob("steps/*"):
+        try:
+            verify(step, read_json(step / "hashes.json", dict[str, str], ""), "")
+        except UserError as error:
+            found.append(f"half a checkpoint: {error}")
+    return found + sorted(state_of(folder).keys() - unbroken.keys())
+
+
+def _temporary(name: str) -> bool:
+    return any(part.startswith(".") and part.endswith(".tmp") for part in name.split("/"))
+
+
+def _below(state: dict[str, str], folder: str) -> dict[str, str]:
+    return {name: value for name, value in state.items() if name.startswith(f"{folder}/")}
+
+
+def _differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))[:10]
+
+
+class Campaign:
+    """Kills jobs in turn, and keeps what came of it.
+
+    Args:
+        kills: of all jobs together.
+        seed: of when and how.
+        jobs: to kill.
+        record: what an earlier call kept.
+        keep: called with the record after each kill.
+    """
+
+    def __init__(
+        self, kills: int, seed: int, jobs: list[Job], record: dict[str, Any], keep: Callable[[dict[str, Any]], None]
+    ):
+        self.of_each, self.seed, self.jobs, self.keep = -(-kills // len(jobs)), seed, jobs, keep
+        self.record = {"seed": seed, "machine": machine(), "versions": versions(), "jobs": {}, **record}
+
+    def run(self, root: Path, seconds: float) -> dict[str, Any]:
+        """Makes the kills that the record lacks, in so much time, and returns the record."""
+        started = time.monotonic()
+        compiled = {
+            "JAX_COMPILATION_CACHE_DIR": str(root / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        todo = [job for job in self.jobs if len(self._made(job)) < self.of_each]
+        with Server(root, root / "watched", compiled) as server:
+            world = World(server, todo)
+            for number in range(self.of_each):
+                for job in todo:
+                    if time.monotonic() - started > seconds:
+                        return self.record
+                    if number >= len(self._made(job)):
+                        self._made(job).append(self._kill(world, job, number))
+                        self.keep(self.record)
+        return self.record
+
+    def _made(self, job: Job) -> list[dict[str, Any]]:
+        return self.record["jobs"].setdefault(job.name, {"command": f"allmrec {job.words}", "kills": []})["kills"]
+
+    def _unbroken(self, world: World, job: Job) -> list[dict[str, str]]:
+        """What a job makes, and what stood in its place before; kept in the root.
+
+        It runs to its end twice, compiling and with what was compiled, which must change nothing.
+        """
+        kept = world.root / f"{job.name}.json"
+        if not kept.exists():
+            states = []
+            for _ in range(2):
+                world.begin(job)
+                before = state_of(world.out)
+                ended = world.run(job.words)
+                if ended.code:
+                    raise RuntimeError(f"allmrec {job.words}: {ended.err}")
+                states.append(state_of(world.out))
+            if states[0] != states[1]:
+                raise RuntimeError(f"{job.name} differs from itself: {_differing(*states)}")
+            about = {"changes": ended.changes, "seconds": round(ended.seconds, 2)}
+            write_json(kept, {"states": [states[0], before], "about": about})
+        found = json.loads(kept.read_text())
+        self.record["jobs"][job.name] |= found["about"]
+        return found["states"]
+
+    def _kill(self, world: World, job: Job, number: int) -> dict[str, Any]:
+        rng = random.Random(f"{self.seed} {job.name} {number}")
+        unbroken, old = self._unbroken(world, job)
+        about = self.record["jobs"][job.name]
+        by = SIGNALS[number % len(SIGNALS)]
+        if number % 5 == 4:
+            end: dict[str, Any] = {"after": round(rng.random() * about["seconds"], 3)}
+        else:
+            end = {"at": int((number + rng.random()) / self.of_each * about["changes"])}
+        world.begin(job)
+        # What was compiled is read, and nothing written: a kill may come while JAX writes it.
+        first = world.run(job.words, by=by, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="1e9", **end)
+        faults = [] if first.code in _codes(by, job) else [f"exit code {first.code}: {first.err[-300:]}"]
+        if "Traceback" in first.err:
+            faults.append(f"a traceback: {first.err[-2000:]}")
+        faults += half_taken(world.out, unbroken, old, job)
+        again = world.run(job.words)
+        if again.code:
+            faults.append(f"the next run failed: {again.err[-300:]}")
+        elif (after := state_of(world.out)) != unbroken:
+            faults.append(f"another result: {_differing(after, unbroken)}")
+        if behind := left_behind(world.out, unbroken):
+            faults.append(f"left behind: {behind}")
+        for path in world.out.parent.iterdir():
+            shutil.rmtree(path)
+        return {"signal": by.name, **end, "code": first.code, "faults": faults}
+
+
+def _codes(by: signal.Signals, job: Job) -> tuple[int, ...]:
+    """Exit codes that a command may have: it has finished before, or was ended so."""
     return {
-        "kills": kills,
-        "seed": seed,
-        "jobs": {job.name: {"operations": operations[job.name]} for job in jobs},
-        "ended": dict(sorted(ended.items())),
-        "faults": faults,
-    }
+        signal.SIGKILL: (0, -signal.SIGKILL),
+        signal.SIGTERM: (0, -signal.SIGTERM, *((STOPPED,) if job.words.startswith("train") else ())),
+        signal.SIGINT: (0, 130),
+    }[by]
 
 
-def _at(words: tuple[str, ...], out: Path) -> tuple[str, ...]:
-    return tuple(word.format(out=out) for word in words)
+def campaign(
+    root: Path,
+    kills: int,
+    seed: int,
+    names: tuple[str, ...] = (),
+    record: dict[str, Any] | None = None,
+    keep: Callable[[dict[str, Any]], None] = lambda record: None,
+    seconds: float = math.inf,
+) -> dict[str, Any]:
+    """Kills the jobs of these names (all where there are none) so often in all; see :class:`Campaign`."""
+    jobs = [job for job in JOBS if not names or job.name in names]
+    return Campaign(kills, seed, jobs, record or {}, keep).run(root, seconds)
 
 
-def _without_temporary(state: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in state.items() if ".tmp/" not in name}
+def faults_of(record: dict[str, Any]) -> list[str]:
+    """What went wrong, a line each."""
+    return [
+        f"{name}, kill {number} ({kill['signal']}): {fault}"
+        for name, job in record["jobs"].items()
+        for number, kill in enumerate(job["kills"])
+        for fault in kill["faults"]
+    ]
 
 
 def main() -> None:
     """The long form."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=12 * len(JOBS), help="of all jobs together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--job", action="append", default=[], choices=[job.name for job in JOBS])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--anew", action="store_true", help="make these jobs' kills again")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no kill after so long")
+    parser.add_argument("--work", type=Path, help="where what commands read is made and kept")
+    parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    record = json.loads(given.out.read_text()) if given.out.is_file() else {}
+    if given.anew:
+        for name in given.job or [job.name for job in JOBS]:
+            record.get("jobs", {}).pop(name, None)
+
+    def keep(record: dict[str, Any]) -> None:
+        command = f"python tests/campaigns/kills.py --kills {given.kills} --seed {given.seed} --out {given.out.name}"
+        write_json(given.out, {**record, "command": command})
+
     with tempfile.TemporaryDirectory() as folder:
-        found = campaign(Path(folder), given.kills, given.seed, tuple(given.job))
-    print(json.dumps(found, indent=2))
-    if given.out is not None:
-        write_json(given.out, {"command": " ".join(["python", *sys.argv]), **found})
-    sys.exit(bool(found["faults"]))
+        work = given.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        found = campaign(work, given.kills, given.seed, tuple(given.job), record, keep, given.seconds)
+    faults = faults_of(found)
+    print("\n".join(faults) or "no faults")
+    sys.exit(bool(faults))
 
 
 if __name__ == "__main__":

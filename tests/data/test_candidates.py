@@ -151,3 +151,13 @@ def test_items_without_titles_are_named_as_the_cause(tmp_path):
     data = dataset_of(tmp_path / "toy", [[1, 2, 3]] * 4, ["No Title"] * 30)
     with pytest.raises(UserError, match=r"30 of the 30 items have no title.*metadata that has titles"):
         make_candidates(data)
+
+
+def test_what_a_kill_left_of_writing_them_goes(dataset):
+    load_candidates(dataset, seed=7)
+    path = candidates_path(dataset, "overall", "test", 7)
+    holder = path.with_name(f".{path.name}.abcdefgh.tmp")
+    holder.mkdir()
+    (holder / "lock").touch()
+    load_candidates(dataset, seed=7)
+    assert not holder.exists()
