@@ -55,6 +55,11 @@ class ContrastSettings:
     encoder_learning_rate: float = setting(1e-4, "Adam's, for the sentence encoder")
     history_titles: int = setting(10, "titles in a text at most, the latest")
     text_max_tokens: int = setting(256, "tokens that longer texts are cut to")
+    text_prompt: str = setting(
+        "",
+        "before each text, such as 'passage: ', or one of the encoder's prompts by name; empty: its own default",
+        added=True,
+    )
     dtype: Literal["float32", "bfloat16"] = setting("float32", "of the sentence encoder's computation")
 
     def __post_init__(self) -> None:
@@ -78,6 +83,11 @@ class CTRLSettings(SASRecSettings):
     encoder_learning_rate: float = setting(1e-4, "Adam's in pre-training, for the sentence encoder")
     history_titles: int = setting(10, "titles in a text at most, the latest")
     text_max_tokens: int = setting(256, "tokens that longer texts are cut to")
+    text_prompt: str = setting(
+        "",
+        "before each text, such as 'passage: ', or one of the encoder's prompts by name; empty: its own default",
+        added=True,
+    )
     dtype: Literal["float32", "bfloat16"] = setting("float32", "of the sentence encoder's computation")
 
     def module(self, num_users: int, num_items: int) -> CTRL:
@@ -205,7 +215,7 @@ def pretrain(
     quiet: bool,
 ) -> Path:
     """The contrastive run, by its directory; it exports the CF model's parameters."""
-    upstream = {"encoder": fingerprint(encoder)}
+    upstream, encoder = {"encoder": fingerprint(encoder)}, encoder.prompted(settings.text_prompt)
     training = TrainingRun.open(dataset, "ctrl-contrast", settings, seed, out, upstream, resume=resume, quiet=quiet)
     if training.done:
         return training.path

@@ -61,6 +61,11 @@ class MoRecSettings:
         "logit less the logarithm of the item's share of training",
     )
     text_max_tokens: int = setting(30, "tokens that longer titles are cut to (MoRec's authors)")
+    text_prompt: str = setting(
+        "",
+        "before each text, such as 'passage: ', or one of the encoder's prompts by name; empty: its own default",
+        added=True,
+    )
     dtype: Literal["float32", "bfloat16"] = setting("float32", "of the sentence encoder's computation")
     choose: Literal["best", "last"] = setting("best", "export the epoch best on validation, or the last one")
     evaluate_every: int = setting(1, "epochs between validations")
@@ -263,7 +268,7 @@ def train_morec(
     """
     require_titles(dataset, "MoRec")
     encoder = load_sentence_encoder(encoder_name, jnp.dtype(settings.dtype))
-    upstream = {"encoder": fingerprint(encoder)}
+    upstream, encoder = {"encoder": fingerprint(encoder)}, encoder.prompted(settings.text_prompt)
     training = TrainingRun.open(dataset, "morec", settings, seed, out, upstream, resume=resume, quiet=quiet)
     if training.done:
         return training.path

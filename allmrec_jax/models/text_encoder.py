@@ -1,13 +1,15 @@
-"""Sentence encoders of the DistilBERT and BERT families as one Flax module, with pooling, and their token tables.
+"""Sentence encoders of BERT's kin as one Flax module, with pooling, and their token tables.
 
 DistilBERT (Sanh et al. 2019) is BERT (Devlin et al. 2019) without token types and without dropout behind the
-attention's output; everything else is shared. Weights are read and written by
-:mod:`allmrec_jax.pretrained.sentence_encoder`.
+attention's output. RoBERTa (Liu et al. 2019), XLM-RoBERTa and CamemBERT start their position tables behind the padding
+token's row. So does MPNet (Song et al. 2020), which has no token types and adds a learned bias of the distance to each
+layer's attention scores. Weights are read and written by :mod:`allmrec_jax.pretrained.sentence_encoder`.
 
 Shapes: M texts, T tokens, H heads, D hidden size.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -30,6 +32,9 @@ Pooling = Literal["mean", "cls", "max"]
 LENGTH_BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """Padded lengths: each is one compiled program, and padding wastes at most half of a batch."""
 
+FARTHEST = 128
+"""MPNet's distances of so many tokens and more share one bias."""
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(nn.gelu, approximate=False),
     "gelu_new": partial(nn.gelu, approximate=True),
@@ -39,7 +44,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoderConfig:
-    """What decides the computation, named as in BERT's ``config.json``; ``type_vocab_size`` 0 is DistilBERT."""
+    """What decides a BERT's computation, named as in its ``config.json``; ``type_vocab_size`` 0 is DistilBERT."""
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -55,35 +60,122 @@ class TextEncoderConfig:
     pad_token_id: int = 0
 
     @property
-    def distil(self) -> bool:
-        """Whether this is DistilBERT."""
-        return self.type_vocab_size == 0
+    def family(self) -> str:
+        """Hugging Face's ``model_type``."""
+        return "bert" if self.type_vocab_size else "distilbert"
+
+    @property
+    def first_position(self) -> int:
+        """The row of the position table that a text's first token takes."""
+        return 0
+
+    @property
+    def distance_buckets(self) -> int:
+        """Rows of the table of biases by distance; 0 where there is none."""
+        return 0
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the position table has rows for."""
+        return self.max_position_embeddings - self.first_position
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Self:
-        """From a ``config.json`` of model type ``distilbert`` or ``bert``; another type is a :class:`UserError`."""
-        family = config.get("model_type")
-        if family == "distilbert":
-            values = {ours: config[theirs] for ours, theirs in _DISTIL_NAMES.items() if theirs in config}
-        elif family == "bert":
-            known = {field.name for field in dataclasses.fields(cls)}
-            values = {key: value for key, value in config.items() if key in known and value is not None}
-            values = {"num_hidden_layers": 12, "type_vocab_size": 2} | values
-        else:
-            raise UserError(f"model type {family!r} is not supported; use a DistilBERT or BERT encoder")
-        if config.get("is_decoder") or config.get("position_embedding_type", "absolute") != "absolute":
-            raise UserError("only encoders with absolute positions are supported")
-        if values.get("hidden_act", "gelu") not in ACTIVATIONS:
-            raise UserError(f"activation {values['hidden_act']!r} is not supported; known: {', '.join(ACTIVATIONS)}")
-        return cls(**values)
+        """From a ``config.json`` of this class's families; a key that is left out has Hugging Face's default."""
+        if config.get("model_type") == "distilbert":
+            return cls(**{ours: config[theirs] for ours, theirs in _DISTIL_NAMES.items() if theirs in config})
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {key: value for key, value in config.items() if key in known and value is not None}
+        return cls(**{"num_hidden_layers": 12, "type_vocab_size": 2} | values)
 
     def to_dict(self) -> dict[str, Any]:
         """The ``config.json`` that Hugging Face reads."""
         values = dataclasses.asdict(self)
-        if self.distil:
-            distil = {theirs: values[ours] for ours, theirs in _DISTIL_NAMES.items()}
-            return {"model_type": "distilbert", "architectures": ["DistilBertModel"], **distil}
-        return {"model_type": "bert", "architectures": ["BertModel"], **values}
+        if not self.type_vocab_size:
+            del values["type_vocab_size"]
+        if self.family == "distilbert":
+            values = {theirs: values[ours] for ours, theirs in _DISTIL_NAMES.items()}
+        return {"model_type": self.family, "architectures": [_ARCHITECTURES[self.family]], **values}
+
+
+@dataclasses.dataclass(frozen=True)
+class RobertaConfig(TextEncoderConfig):
+    """A RoBERTa, or one of the families that differ from it in nothing but the tokenizer."""
+
+    pad_token_id: int = 1
+    model_type: str = "roberta"
+
+    @property
+    def family(self) -> str:
+        """Hugging Face's ``model_type``."""
+        return self.model_type
+
+    @property
+    def first_position(self) -> int:
+        """The row behind the padding token's."""
+        return self.pad_token_id + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class MPNetConfig(TextEncoderConfig):
+    """An MPNet."""
+
+    vocab_size: int = 30527
+    pad_token_id: int = 1
+    relative_attention_num_buckets: int = 32
+
+    @property
+    def family(self) -> str:
+        """Hugging Face's ``model_type``."""
+        return "mpnet"
+
+    @property
+    def first_position(self) -> int:
+        """The third row, whatever the padding token is."""
+        return 2
+
+    @property
+    def distance_buckets(self) -> int:
+        """Rows of the table of biases by distance."""
+        return self.relative_attention_num_buckets
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Self:
+        """From a ``config.json``; MPNet has no token types, whatever stands there."""
+        return super().from_dict({**config, "type_vocab_size": 0})
+
+
+_ARCHITECTURES = {
+    "distilbert": "DistilBertModel",
+    "bert": "BertModel",
+    "roberta": "RobertaModel",
+    "xlm-roberta": "XLMRobertaModel",
+    "camembert": "CamembertModel",
+    "mpnet": "MPNetModel",
+}
+
+_CONFIGS = {"distilbert": TextEncoderConfig, "bert": TextEncoderConfig, "mpnet": MPNetConfig}
+_CONFIGS |= dict.fromkeys(("roberta", "xlm-roberta", "camembert"), RobertaConfig)
+
+
+def text_encoder_config(config: Mapping[str, Any]) -> TextEncoderConfig:
+    """The configuration that a ``config.json`` describes.
+
+    Raises:
+        UserError: another model type than those known, positions that are not absolute, a decoder, or an activation
+            that is not known.
+    """
+    family = config.get("model_type")
+    if family not in _CONFIGS:
+        raise UserError(f"model type {family!r} is not supported; known: {', '.join(_ARCHITECTURES)}")
+    if config.get("is_decoder") or config.get("position_embedding_type", "absolute") != "absolute":
+        raise UserError("only encoders with absolute positions are supported")
+    found = _CONFIGS[family].from_dict(config)
+    if found.hidden_act not in ACTIVATIONS:
+        raise UserError(f"activation {found.hidden_act!r} is not supported; known: {', '.join(ACTIVATIONS)}")
+    if found.longest < 1:
+        raise UserError(f"max_position_embeddings {found.max_position_embeddings} leaves no position for a token")
+    return found
 
 
 _DISTIL_NAMES = {
@@ -100,6 +192,19 @@ _DISTIL_NAMES = {
 }
 
 
+def distance_bucket(length: int, buckets: int) -> Int[np.ndarray, "T T"]:
+    """The row of the table of biases for each query (row) and key (column): MPNet's, which are T5's (Raffel et al.).
+
+    Half of the rows are for keys behind the query. Near distances have a row each, far ones share by their logarithm.
+    """
+    behind = np.arange(length)[None] - np.arange(length)[:, None]
+    half, near = buckets // 2, buckets // 4
+    distance = np.abs(behind)
+    scale = np.float32((half - near) / np.log(FARTHEST / near))
+    far = near + (np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(near)) * scale).astype(np.int64)
+    return np.where(behind > 0, half, 0) + np.where(distance < near, distance, np.minimum(far, half - 1))
+
+
 class Block(nn.Module):
     """One post-norm encoder layer."""
 
@@ -108,9 +213,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "M T D"], mask: Bool[Array, "M T"], deterministic: bool
+        self,
+        x: Float[Array, "M T D"],
+        mask: Bool[Array, "M T"],
+        bias: Float[Array, "H T T"] | None,
+        deterministic: bool,
     ) -> Float[Array, "M T D"]:
-        """Attention over the tokens under ``mask``, then the feed-forward part."""
+        """Attention over the tokens under ``mask``, its scores with ``bias``, then the feed-forward part."""
         cfg = self.config
         dense = partial(nn.Dense, dtype=self.dtype)
         norm = partial(nn.LayerNorm, epsilon=cfg.layer_norm_eps, dtype=self.dtype)
@@ -119,12 +228,14 @@ class Block(nn.Module):
         heads = (cfg.num_attention_heads, cfg.hidden_size // cfg.num_attention_heads)
         q, k, v = (dense(cfg.hidden_size, name=name)(x).reshape(*x.shape[:2], *heads) for name in "qkv")
         scores = jnp.einsum("mthd,mshd->mhts", q, k) * heads[1] ** -0.5
+        if bias is not None:
+            scores = scores + bias.astype(scores.dtype)[None]
         scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
         weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(self.dtype)
         weights = nn.Dropout(cfg.attention_probs_dropout_prob, deterministic=deterministic)(weights)
         attended = jnp.einsum("mhts,mshd->mthd", weights, v).reshape(x.shape)
         attended = dense(cfg.hidden_size, name="out")(attended)
-        if not cfg.distil:
+        if cfg.family != "distilbert":
             attended = dropout(attended)
         x = norm(name="attention_norm")(x + attended)
 
@@ -156,13 +267,20 @@ class TextEncoder(nn.Module):
         mask = jnp.arange(ids.shape[1])[None] < lengths[:, None]
         embed = partial(nn.Embed, features=cfg.hidden_size, dtype=self.dtype)
         x = embed(cfg.vocab_size, name="word_embeddings")(ids)
-        x = x + embed(cfg.max_position_embeddings, name="position_embeddings")(jnp.arange(ids.shape[1]))[None]
-        if not cfg.distil:
+        positions = cfg.first_position + jnp.arange(ids.shape[1])
+        x = x + embed(cfg.max_position_embeddings, name="position_embeddings")(positions)[None]
+        if cfg.type_vocab_size:
             x = x + embed(cfg.type_vocab_size, name="token_type_embeddings")(jnp.zeros_like(ids))
         x = nn.LayerNorm(epsilon=cfg.layer_norm_eps, dtype=self.dtype, name="embedding_norm")(x)
         x = nn.Dropout(cfg.hidden_dropout_prob, deterministic=deterministic)(x)
+        bias = None
+        if cfg.distance_buckets:
+            by_distance = nn.Embed(
+                cfg.distance_buckets, cfg.num_attention_heads, dtype=self.dtype, name="distance_bias"
+            )
+            bias = by_distance(distance_bucket(ids.shape[1], cfg.distance_buckets)).transpose(2, 0, 1)
         for layer in range(cfg.num_hidden_layers):
-            x = Block(cfg, self.dtype, name=f"layer_{layer}")(x, mask, deterministic)
+            x = Block(cfg, self.dtype, name=f"layer_{layer}")(x, mask, bias, deterministic)
         vectors = pool(x.astype(jnp.float32), mask, self.pooling)
         if self.normalize:
             vectors = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
@@ -189,6 +307,8 @@ class SentenceEncoder:
         tokenizer: of the ``tokenizers`` library, padding and truncation off.
         tokenizer_config: the ``tokenizer_config.json`` that is written back on saving.
         lowercase: texts are lower-cased before the tokenizer sees them.
+        prompt: what stands before every text, such as ``"query: "``.
+        prompts: what the encoder was trained with, by name.
         max_length: longest text in tokens, special tokens included.
         source: where it was loaded from.
     """
@@ -200,6 +320,21 @@ class SentenceEncoder:
     max_length: int
     lowercase: bool = False
     source: str = ""
+    prompt: str = ""
+    prompts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def prompted(self, prompt: str) -> "SentenceEncoder":
+        """This encoder with another prompt: the name of one of its own, or a text; ``""`` leaves it as it is.
+
+        Raises:
+            UserError: a single word that is no prompt's name; a text ends in a space or a colon.
+        """
+        if not prompt:
+            return self
+        if prompt not in self.prompts and re.fullmatch(r"[\w-]+", prompt):
+            known = ", ".join(self.prompts) or "none"
+            raise UserError(f"{self.source}: no prompt is named {prompt!r} (there are: {known}); a text ends in ': '")
+        return dataclasses.replace(self, prompt=self.prompts.get(prompt, prompt))
 
     @property
     def config(self) -> TextEncoderConfig:
@@ -248,13 +383,17 @@ class TokenTable:
 
 
 def tokenize_texts(encoder: SentenceEncoder, texts: Sequence[str], max_length: int | None = None) -> TokenTable:
-    """Tokenise ``texts`` with special tokens, each cut to ``max_length`` tokens (at most the encoder's own)."""
+    """Tokenise ``texts``, the encoder's prompt before each, with special tokens.
+
+    Each is cut to ``max_length`` tokens (at most the encoder's own).
+    """
     limit = min(max_length or encoder.max_length, encoder.max_length)
     tokenizer = encoder.tokenizer
     if limit <= tokenizer.num_special_tokens_to_add(is_pair=False):
         raise UserError(f"a text limit of {limit} tokens leaves no room for text; raise it")
     tokenizer.enable_truncation(limit)
-    rows = [row.ids for row in tokenizer.encode_batch([text.lower() if encoder.lowercase else text for text in texts])]
+    read = [encoder.prompt + text for text in texts]
+    rows = [row.ids for row in tokenizer.encode_batch([text.lower() if encoder.lowercase else text for text in read])]
     tokenizer.no_truncation()
     lengths = np.array([len(row) for row in rows], np.int32)
     ids = np.full((len(rows), int(lengths.max(initial=1))), encoder.config.pad_token_id, np.int32)

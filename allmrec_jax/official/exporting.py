@@ -14,7 +14,7 @@ from allmrec_jax.fileio import atomic_path, load_arrays, write_text
 from allmrec_jax.models.cf.protocol import load_cf, read_card
 from allmrec_jax.official import parameters as official
 from allmrec_jax.official.layout import ENCODER_PREFIXES, LATENT, OFFICIAL, Layout
-from allmrec_jax.pretrained.sentence_encoder import state_of
+from allmrec_jax.pretrained.text_encoder_weights import state_of
 from allmrec_jax.runs import find_upstream, require_upstream
 from allmrec_jax.trained.stage2 import load_stage2
 from allmrec_jax.training import stage1_export

@@ -18,7 +18,8 @@ from allmrec_jax.official import parameters as official
 from allmrec_jax.official.layout import ENCODER_PREFIXES, LATENT, STYLES, Layout
 from allmrec_jax.official.reading import read_sasrec, read_sequences, read_state, read_texts
 from allmrec_jax.pretrained.llm import llm_hash, load_config
-from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder, params_of
+from allmrec_jax.pretrained.sentence_encoder import fingerprint, load_sentence_encoder
+from allmrec_jax.pretrained.text_encoder_weights import params_of
 from allmrec_jax.pretrained.weights import in_memory
 from allmrec_jax.runs import Run, find_upstream
 from allmrec_jax.training import cf, stage1_batches, stage1_export, stage1_settings, stage2_settings

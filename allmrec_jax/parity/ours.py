@@ -33,7 +33,8 @@ from allmrec_jax.parity import cases, conversion
 from allmrec_jax.parity.directories import write_opt, write_sentence_encoder
 from allmrec_jax.parity.reference import BETA2, CF_RATE, NEW_TOKENS, STAGE1_RATE, STAGE2_RATE, Outputs, Steps, kind
 from allmrec_jax.pretrained.llm import load_checkpoint, load_tokenizer
-from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder, state_of
+from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
+from allmrec_jax.pretrained.text_encoder_weights import state_of
 from allmrec_jax.prompts import (
     ITEM_SLOT,
     STYLES,

@@ -106,7 +106,7 @@ class ModelFile(msgspec.Struct, frozen=True):
 
 
 class TextEncoderFile(msgspec.Struct, frozen=True):
-    """``config.json`` of a BERT or a DistilBERT, which name the same things differently."""
+    """``config.json`` of one of BERT's kin; DistilBERT names the same things differently."""
 
     model_type: str
     vocab_size: Size = 30522
@@ -130,6 +130,7 @@ class TextEncoderFile(msgspec.Struct, frozen=True):
     activation: str = "gelu"
     dropout: Share = 0.1
     attention_dropout: Share = 0.1
+    relative_attention_num_buckets: Annotated[int, Meta(ge=4, le=2**24)] = 32
 
 
 class LongformerFile(msgspec.Struct, frozen=True):
@@ -171,6 +172,14 @@ class PoolingFile(msgspec.Struct, frozen=True):
     """``config.json`` of a sentence-transformers pooling."""
 
     pooling_mode: str | list[str] = []
+    include_prompt: bool = True
+
+
+class PromptsFile(msgspec.Struct, frozen=True):
+    """``config_sentence_transformers.json``: what stands before texts."""
+
+    prompts: dict[str, str] = {}
+    default_prompt_name: str | None = None
 
 
 class SentenceFile(msgspec.Struct, frozen=True):

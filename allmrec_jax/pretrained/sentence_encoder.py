@@ -1,14 +1,13 @@
 """Sentence encoders in the format of the sentence-transformers library: read, and written back.
 
-A directory holds ``modules.json``, the Hugging Face files of a DistilBERT or BERT, ``1_Pooling/config.json`` and
-perhaps a normalisation. A plain Hugging Face directory is read with mean pooling, as sentence-transformers does.
+A directory holds ``modules.json``, the Hugging Face files of one of BERT's kin, ``1_Pooling/config.json``, perhaps a
+normalisation, and perhaps prompts (``config_sentence_transformers.json``). A plain Hugging Face directory is read with
+mean pooling, as sentence-transformers does.
 """
 
 import hashlib
 import json
 import os
-import re
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,18 @@ import numpy as np
 
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
-from allmrec_jax.models.text_encoder import Pooling, SentenceEncoder, TextEncoder, TextEncoderConfig
+from allmrec_jax.models.text_encoder import (
+    Pooling,
+    SentenceEncoder,
+    TextEncoder,
+    TextEncoderConfig,
+    text_encoder_config,
+)
 from allmrec_jax.pretrained.hub import SENTENCE_ENCODER, locate, locate_weights
 from allmrec_jax.pretrained.schemas import (
     ModulesFile,
     PoolingFile,
+    PromptsFile,
     SentenceFile,
     TextEncoderFile,
     TokenizerConfigFile,
@@ -30,19 +36,21 @@ from allmrec_jax.pretrained.schemas import (
     read_json,
     read_object,
 )
+from allmrec_jax.pretrained.text_encoder_weights import params_of, plain, state_of, stored_arrays
 from allmrec_jax.pretrained.tokenizer import check_vocabulary, read_auto_tokenizer, read_tokenizer, vocabulary_size
-from allmrec_jax.pretrained.weights import Weights, check_weights, open_weights
+from allmrec_jax.pretrained.weights import open_weights
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 SETTINGS = tuple(
-    f"sentence_{name}_config.json" for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlnet")
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 """How texts are read; sentence-transformers once named the file after the family of the model."""
 
-UNUSED = re.compile(r"pooler\.|cls\.|vocab_(transform|layer_norm|projector)\.|embeddings\.position_ids$")
-"""Checkpoint keys that sentence vectors don't depend on: heads of pre-training, and a buffer."""
+PROMPTS = "config_sentence_transformers.json"
+"""The prompts that an encoder was trained with, and the one that is used where none is asked for."""
 
 POOLING_NAMES: dict[str, Pooling] = {
     "pooling_mode_mean_tokens": "mean",
@@ -67,17 +75,23 @@ def load_sentence_encoder(name_or_path: str | os.PathLike, dtype: jnp.dtype = jn
     config = _read_config(path / "config.json")
     tokenizer, tokenizer_config = _tokenizer(path)
     check_vocabulary(vocabulary_size(tokenizer), config.vocab_size, path)
+    about = read_object(root / PROMPTS, PromptsFile) if (root / PROMPTS).is_file() else {}
+    prompts, chosen = about.get("prompts", {}), about.get("default_prompt_name")
+    if chosen is not None and chosen not in prompts:
+        raise UserError(f"{root / PROMPTS}: default_prompt_name {chosen!r} is none of the prompts")
     sentence = next((read_object(path / name, SentenceFile) for name in SETTINGS if (path / name).is_file()), {})
-    weights = open_weights(locate_weights(str(name_or_path), SENTENCE_ENCODER, folder), partial(_plain, config))
-    limit = sentence.get("max_seq_length") or tokenizer_config.get("model_max_length") or config.max_position_embeddings
+    weights = open_weights(locate_weights(str(name_or_path), SENTENCE_ENCODER, folder), partial(plain, config))
+    limit = sentence.get("max_seq_length") or tokenizer_config.get("model_max_length") or config.longest
     return SentenceEncoder(
         model=TextEncoder(config, pooling, normalize, jnp.dtype(dtype)),
         params=params_of(config, weights, path),
         tokenizer=tokenizer,
         tokenizer_config=tokenizer_config,
-        max_length=int(min(limit, config.max_position_embeddings)),
+        max_length=int(min(limit, config.longest)),
         lowercase=bool(sentence.get("do_lower_case", False)),
         source=str(name_or_path),
+        prompt=prompts.get(chosen, ""),
+        prompts=prompts,
     )
 
 
@@ -102,6 +116,8 @@ def save_sentence_encoder(path: Path, encoder: SentenceEncoder, *, card: str = "
         "1_Pooling/config.json": {"word_embedding_dimension": encoder.dim, **pooling},
         "tokenizer_config.json": {**encoder.tokenizer_config, "model_max_length": encoder.max_length},
     }
+    if encoder.prompt:
+        files[PROMPTS] = {"prompts": {"items": encoder.prompt}, "default_prompt_name": "items"}
     with atomic_path(path) as folder:
         for name in folders:
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -112,28 +128,21 @@ def save_sentence_encoder(path: Path, encoder: SentenceEncoder, *, card: str = "
         save_file(state_of(config, encoder.params), folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def state_of(config: TextEncoderConfig, params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Parameters (or their gradients) under Hugging Face's names, float32."""
-    state = {}
-    for key, (names, transpose) in _layout(config).items():
-        value = np.asarray(_get(params, names))
-        state[key] = np.ascontiguousarray(value.T if transpose else value, np.float32)
-    return state
-
-
 def fingerprint(encoder: SentenceEncoder) -> str:
-    """SHA-256 (hex) of what decides an encoder's vectors: weights, configuration, tokenizer."""
+    """SHA-256 (hex) of what decides an encoder's vectors: weights, configuration, tokenizer, prompt."""
     digest = hashlib.sha256(repr((encoder.model, encoder.max_length, encoder.lowercase)).encode())
     digest.update(encoder.tokenizer.to_str().encode())
-    for key, (names, _) in sorted(_layout(encoder.config).items()):
-        digest.update(key.encode() + np.ascontiguousarray(_get(encoder.params, names)).tobytes())
+    if encoder.prompt:
+        digest.update(b"prompt " + encoder.prompt.encode())
+    for key, array in sorted(stored_arrays(encoder.config, encoder.params)):
+        digest.update(key.encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 
 def _read_config(path: Path) -> TextEncoderConfig:
     body = read_object(path, TextEncoderFile)
     try:
-        config = TextEncoderConfig.from_dict(body)
+        config = text_encoder_config(body)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if config.hidden_size % config.num_attention_heads:
@@ -159,6 +168,8 @@ def _modules(root: Path) -> tuple[str, Pooling, bool]:
 
 def _pooling(path: Path) -> Pooling:
     config = read_object(path, PoolingFile)
+    if not config.get("include_prompt", True):
+        raise UserError(f"{path}: include_prompt is false; a pooling without the prompt's tokens is not supported")
     modes = config.get("pooling_mode") or [
         POOLING_NAMES.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True
     ]
@@ -174,103 +185,9 @@ def _tokenizer(path: Path) -> tuple["Tokenizer", dict[str, Any]]:
     checked(config_path, config, TokenizerConfigFile)
     if (path / "tokenizer.json").exists():
         return read_tokenizer(path / "tokenizer.json"), config
-    if not (path / "vocab.txt").exists():
-        raise UserError(f"{path}: neither tokenizer.json nor vocab.txt")
+    if not any((path / name).exists() for name in ("vocab.txt", "vocab.json")):
+        raise UserError(f"{path}: neither tokenizer.json nor vocab.txt or vocab.json")
     tokenizer = read_auto_tokenizer(path).backend_tokenizer
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer, config
-
-
-def _plain(config: TextEncoderConfig, key: str) -> str:
-    """A key without the family's name, under which a checkpoint of a pre-training head holds the encoder."""
-    name = key.removeprefix("distilbert." if config.distil else "bert.")
-    # TensorFlow's names for a LayerNorm are still found in old BERT files.
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-
-
-def _layout(config: TextEncoderConfig) -> dict[str, tuple[tuple[str, ...], bool]]:
-    """Checkpoint key -> (path in our parameters, whether the matrix is transposed)."""
-    table: dict[str, tuple[tuple[str, ...], bool]] = {}
-
-    def matrix(key: str, *names: str) -> None:
-        table[f"{key}.weight"] = ((*names, "kernel"), True)
-        table[f"{key}.bias"] = ((*names, "bias"), False)
-
-    def norm(key: str, *names: str) -> None:
-        table[f"{key}.weight"] = ((*names, "scale"), False)
-        table[f"{key}.bias"] = ((*names, "bias"), False)
-
-    for name in ["word_embeddings", "position_embeddings"] + ["token_type_embeddings"] * (not config.distil):
-        table[f"embeddings.{name}.weight"] = ((name, "embedding"), False)
-    norm("embeddings.LayerNorm", "embedding_norm")
-    for i in range(config.num_hidden_layers):
-        ours = f"layer_{i}"
-        if config.distil:
-            theirs = f"transformer.layer.{i}"
-            for name in "qkv":
-                matrix(f"{theirs}.attention.{name}_lin", ours, name)
-            matrix(f"{theirs}.attention.out_lin", ours, "out")
-            norm(f"{theirs}.sa_layer_norm", ours, "attention_norm")
-            matrix(f"{theirs}.ffn.lin1", ours, "up")
-            matrix(f"{theirs}.ffn.lin2", ours, "down")
-            norm(f"{theirs}.output_layer_norm", ours, "output_norm")
-        else:
-            theirs = f"encoder.layer.{i}"
-            for name, full in zip("qkv", ("query", "key", "value"), strict=True):
-                matrix(f"{theirs}.attention.self.{full}", ours, name)
-            matrix(f"{theirs}.attention.output.dense", ours, "out")
-            norm(f"{theirs}.attention.output.LayerNorm", ours, "attention_norm")
-            matrix(f"{theirs}.intermediate.dense", ours, "up")
-            matrix(f"{theirs}.output.dense", ours, "down")
-            norm(f"{theirs}.output.LayerNorm", ours, "output_norm")
-    return table
-
-
-def _shape(config: TextEncoderConfig, key: str, names: tuple[str, ...]) -> tuple[int, ...]:
-    """The shape of a checkpoint's tensor."""
-    d, up = config.hidden_size, config.intermediate_size
-    tables = {
-        "word_embeddings": config.vocab_size,
-        "position_embeddings": config.max_position_embeddings,
-        "token_type_embeddings": config.type_vocab_size,
-    }
-    if names[0] in tables:
-        return (tables[names[0]], d)
-    rows = up if names[-2] == "up" else d
-    if names[-1] != "kernel":
-        return (rows,)
-    return (rows, up if names[-2] == "down" else d)
-
-
-def params_of(config: TextEncoderConfig, weights: Weights, where: Path) -> dict[str, Any]:
-    """Parameters, float32, from a checkpoint under Hugging Face's names.
-
-    Args:
-        config: of the encoder.
-        weights: of the checkpoint; heads of pre-training are left aside.
-        where: the directory or file, for messages.
-
-    Raises:
-        UserError: a weight is unknown, missing or mis-shaped.
-    """
-    layout = _layout(config)
-    kept = {name: stored for name, stored in weights.items() if name in layout or not UNUSED.match(name)}
-    check_weights(kept, {name: _shape(config, name, names) for name, (names, _) in layout.items()}, where)
-    params: dict[str, Any] = {}
-    for name, (names, transpose) in layout.items():
-        value = kept[name].read(()).astype(np.float32)
-        _set(params, names, np.ascontiguousarray(value.T if transpose else value))
-    return params
-
-
-def _get(tree: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    for name in names:
-        tree = tree[name]
-    return tree
-
-
-def _set(tree: dict[str, Any], names: tuple[str, ...], value: np.ndarray) -> None:
-    for name in names[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[names[-1]] = value

@@ -178,7 +178,7 @@ def train_stage1(
         raise UserError(f"accumulation {settings.accumulation} does not divide the batch size {settings.batch_size}")
     cf = load_cf(cf_path, dataset)
     encoder = load_sentence_encoder(encoder_name, jnp.dtype(settings.dtype))
-    upstream = {"cf": cf.identity, "encoder": fingerprint(encoder)}
+    upstream, encoder = {"cf": cf.identity, "encoder": fingerprint(encoder)}, encoder.prompted(settings.text_prompt)
     training = TrainingRun.open(dataset, "stage1", settings, seed, out, upstream, resume=resume, quiet=quiet)
     if training.done:
         return training.path

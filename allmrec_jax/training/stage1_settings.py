@@ -33,6 +33,11 @@ class Stage1Settings:
     shuffle: bool = setting(True, "draw the samples' order anew in each epoch; the official code does not on one GPU")
     text_style: Literal["paper", "official"] = setting("paper", "form of an item's text, see `item_texts`")
     text_max_tokens: int = setting(512, "tokens that longer texts are cut to; the encoder's own limit holds too")
+    text_prompt: str = setting(
+        "",
+        "before each text, such as 'passage: ', or one of the encoder's prompts by name; empty: its own default",
+        added=True,
+    )
     dtype: Literal["float32", "bfloat16"] = setting("float32", "of the sentence encoder's computation")
     choose: Literal["best", "last"] = setting("last", "export the epoch best on validation (loss), or the last one")
     validation_users: int = setting(1000, "users in a validation, a seeded sample; one validation each epoch")

@@ -22,14 +22,36 @@ TEXTS = [
 TOLERANCE = 1e-5
 
 
+def tiny_model(family, vocabulary):
+    """A random model of the family. A large spread makes attention sharp, so that a wrong scale or mask shows."""
+    import transformers
+
+    if family == "distilbert":
+        return transformers.DistilBertModel(
+            transformers.DistilBertConfig(
+                vocab_size=vocabulary, dim=24, n_layers=2, n_heads=3, hidden_dim=40, max_position_embeddings=48,
+                initializer_range=0.2,
+            )
+        )  # fmt: skip
+    names = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+    name = names.get(family, "MPNet")
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=vocabulary, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40,
+        max_position_embeddings=48, initializer_range=0.2, hidden_act="gelu_new", pad_token_id=int(family != "bert"),
+    )  # fmt: skip
+    return getattr(transformers, f"{name}Model")(config)
+
+
 def make_directory(path, family="distilbert", pooling="mean", normalize=False, weights="safetensors"):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters), *',.:"', "comet"]
+    if family not in ("bert", "distilbert"):
+        words[:2] = words[1::-1]  # these families pad with token 1
     tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -38,21 +60,7 @@ def make_directory(path, family="distilbert", pooling="mean", normalize=False, w
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
     torch.manual_seed(0)
-    # A large spread makes attention sharp, so that a wrong scale or mask shows.
-    if family == "distilbert":
-        model = DistilBertModel(
-            DistilBertConfig(
-                vocab_size=len(words), dim=24, n_layers=2, n_heads=3, hidden_dim=40, max_position_embeddings=48,
-                initializer_range=0.2,
-            )
-        )  # fmt: skip
-    else:
-        model = BertModel(
-            BertConfig(
-                vocab_size=len(words), hidden_size=24, num_hidden_layers=2, num_attention_heads=3,
-                intermediate_size=40, max_position_embeddings=48, initializer_range=0.2, hidden_act="gelu_new",
-            )
-        )  # fmt: skip
+    model = tiny_model(family, len(words))
     model.save_pretrained(path / "hf")
     hugging.save_pretrained(path / "hf")
     modules = [Transformer(str(path / "hf"), max_seq_length=32), Pooling(24, pooling_mode=pooling)]
@@ -71,6 +79,10 @@ def make_directory(path, family="distilbert", pooling="mean", normalize=False, w
         ("distilbert", "cls", True, "bin"),
         ("bert", "max", False, "safetensors"),
         ("bert", "mean", True, "bin"),
+        ("roberta", "mean", False, "safetensors"),
+        ("xlm-roberta", "mean", True, "safetensors"),
+        ("camembert", "cls", False, "bin"),
+        ("mpnet", "mean", True, "safetensors"),
     ],
 )
 def test_vectors_equal_sentence_transformers_before_and_after_saving(tmp_path, family, pooling, normalize, weights):
@@ -153,7 +165,12 @@ def edit_json(name, **values):
             damage_weights(lambda w: w.update({"transformer.layer.1.ffn.lin1.bias": torch.zeros(7)})),
             r"lin1\.bias has shape \(7,\), config\.json asks for \(40,\)",
         ),
-        (edit_json("config.json", model_type="roberta"), r"config\.json: model type 'roberta' is not supported"),
+        (edit_json("config.json", model_type="t5"), r"config\.json: model type 't5' is not supported; known: dist"),
+        (edit_json("1_Pooling/config.json", include_prompt=False), "include_prompt is false"),
+        (
+            lambda path: (path / "config_sentence_transformers.json").write_text('{"default_prompt_name": "query"}'),
+            "default_prompt_name 'query' is none of the prompts",
+        ),
         (edit_json("1_Pooling/config.json", pooling_mode="lasttoken"), "pooling lasttoken is not supported"),
         (lambda path: (path / "config.json").unlink(), r"config\.json: No such file"),
         (lambda path: (path / "config.json").write_text("{"), r"config\.json: not JSON"),
@@ -200,3 +217,52 @@ def test_length_limits(tmp_path):
 def test_an_unknown_name_is_one_line(tmp_path):
     with pytest.raises(UserError, match="not a directory"):
         load_sentence_encoder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("family", ["roberta", "mpnet"])
+def test_long_texts_take_all_positions_and_no_more(tmp_path, family):
+    from sentence_transformers import SentenceTransformer
+
+    path = make_directory(tmp_path, family)
+    edit_json("sentence_bert_config.json", max_seq_length=512)(path)
+    edit_json("tokenizer_config.json", model_max_length=46)(path)
+    encoder = load_sentence_encoder(path)
+    assert encoder.max_length == 46  # of 48 rows, two stand before the first token's
+    theirs = SentenceTransformer(str(path))
+    theirs.max_seq_length = 46
+    np.testing.assert_allclose(encode_texts(encoder, TEXTS), theirs.encode(TEXTS), atol=TOLERANCE)
+
+
+def test_distances_share_biases_as_in_transformers():
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+    from allmrec_jax.models.text_encoder import distance_bucket
+
+    distance = torch.arange(512)[None] - torch.arange(512)[:, None]
+    theirs = MPNetEncoder.relative_position_bucket(distance, num_buckets=32)
+    np.testing.assert_array_equal(distance_bucket(512, 32), theirs)
+
+
+def test_prompts_are_those_of_sentence_transformers_and_stay_with_a_saved_encoder(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    path = make_directory(tmp_path)
+    prompts = {"prompts": {"query": "query: ", "passage": "comet: "}, "default_prompt_name": "passage"}
+    (path / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    encoder, theirs = load_sentence_encoder(path), SentenceTransformer(str(path))
+    for ours, chosen in (
+        (encoder, {}),
+        (encoder.prompted("query"), {"prompt_name": "query"}),
+        (encoder.prompted("a word: "), {"prompt": "a word: "}),
+    ):
+        np.testing.assert_allclose(encode_texts(ours, TEXTS), theirs.encode(TEXTS, **chosen), atol=TOLERANCE)
+    assert fingerprint(encoder) != fingerprint(encoder.prompted("query"))
+    with pytest.raises(UserError, match=r"no prompt is named 'pasage' \(there are: query, passage\)"):
+        encoder.prompted("pasage")
+
+    save_sentence_encoder(tmp_path / "again", encoder.prompted("query"))
+    again = load_sentence_encoder(tmp_path / "again")
+    assert again.prompt == "query: " and fingerprint(again) == fingerprint(encoder.prompted("query"))
+    np.testing.assert_allclose(
+        SentenceTransformer(str(tmp_path / "again")).encode(TEXTS), encode_texts(again, TEXTS), atol=TOLERANCE
+    )
