@@ -10,7 +10,7 @@ import tiny_llm
 
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender, SoftTokens
-from allmrec_jax.models.llm.opt import OPT
+from allmrec_jax.models.llm.family import LanguageModel
 from allmrec_jax.models.projectors import init_params
 from allmrec_jax.prompts import STYLES, PromptBatch, PromptTables, build_prompts, title_table
 from allmrec_jax.training.stage2_batches import Stage2Batch
@@ -21,7 +21,7 @@ ITEMS = len(tiny_llm.TITLES) - 1
 
 
 @cache
-def llm(**changes: Any) -> tuple[OPT, Any]:
+def llm(**changes: Any) -> tuple[LanguageModel, Any]:
     """The model and its parameters (NumPy arrays)."""
     sizes = {
         "hidden_size": HIDDEN,
@@ -61,7 +61,7 @@ def soft() -> SoftTokens:
     return SoftTokens(jax.tree.map(np.asarray, params), jnp.asarray(latents))
 
 
-def recommender(model: OPT, params: Any, soft: SoftTokens, batch_size: int) -> LLMRecommender:
+def recommender(model: LanguageModel, params: Any, soft: SoftTokens, batch_size: int) -> LLMRecommender:
     return LLMRecommender(
         model,
         params,
