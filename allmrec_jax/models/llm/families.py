@@ -31,7 +31,14 @@ class FamilyEntry:
         return named(self.family) if isinstance(self.family, str) else self.family
 
 
-FAMILIES = Registry("language model's architecture", [FamilyEntry("opt", "allmrec_jax.models.llm.opt:FAMILY")])
+FAMILIES = Registry(
+    "language model's architecture",
+    [
+        FamilyEntry("opt", "allmrec_jax.models.llm.opt:FAMILY"),
+        FamilyEntry("llama", "allmrec_jax.models.llm.llama:LLAMA"),
+        FamilyEntry("mistral", "allmrec_jax.models.llm.llama:MISTRAL"),
+    ],
+)
 """By ``model_type``."""
 
 

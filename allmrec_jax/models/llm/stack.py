@@ -39,7 +39,7 @@ def scanned(
         block = _gathering(block, model.dtype, rules)
     return nn.scan(
         block,
-        variable_axes={"params": 0, "lora": 0},
+        variable_axes={"params": 0, "lora": 0, "intermediates": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=tuple(in_axes),
         length=model.config.num_hidden_layers,
