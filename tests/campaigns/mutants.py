@@ -82,6 +82,7 @@ TESTS = (
         "test_metrics.py",
         "test_prompts.py",
         "test_rng.py",
+        "test_defaults.py",
         "test_settings.py",
         "data/test_*.py",
         "evaluation/*.py",

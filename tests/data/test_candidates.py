@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import errno
 
 import numpy as np
@@ -85,6 +86,23 @@ def test_seed_decides_and_smaller_samples_begin_larger_ones(dataset):
     assert some.sha256 != first.sha256
 
 
+def test_the_draws_that_results_were_made_with(dataset, monkeypatch):
+    # Recorded, of several chunks: other draws would compare new results with earlier ones on other questions.
+    monkeypatch.setattr(candidates, "CHUNK", 25)
+    made = make_candidates(dataset, seed=3)
+    assert made.users[:5].tolist() == [39, 27, 29, 1, 26]
+    assert made.sha256.startswith("6573e32253120a68")
+
+
+def test_the_hash_is_of_all_that_decides_a_result(dataset):
+    made = make_candidates(dataset)
+    others = {"scenario": "x", "cut": "valid", "seed": 1} | {
+        name: np.roll(getattr(made, name), 1, axis=-1) for name in ("users", "target", "candidates")
+    }
+    changed = [dataclasses.replace(made, **{name: value}) for name, value in others.items()]
+    assert len({one.sha256 for one in [made, *changed]}) == 7
+
+
 def test_file_is_written_once_and_reused(dataset):
     written = load_candidates(dataset, seed=3)
     path = candidates_path(dataset, "overall", "test", 3)
@@ -151,6 +169,9 @@ def test_items_without_titles_are_named_as_the_cause(tmp_path):
     data = dataset_of(tmp_path / "toy", [[1, 2, 3]] * 4, ["No Title"] * 30)
     with pytest.raises(UserError, match=r"30 of the 30 items have no title.*metadata that has titles"):
         make_candidates(data)
+    half = dataset_of(tmp_path / "half", [[1, 2, 3]] * 4, ["No Title"] * 12 + [f"T{i}" for i in range(18)])
+    with pytest.raises(UserError, match=r"; prepare a larger data set$"):
+        make_candidates(half)
 
 
 def test_what_a_kill_left_of_writing_them_goes(dataset):
