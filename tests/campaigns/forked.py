@@ -20,12 +20,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 from coverage import Coverage
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LIBRARIES = ("flax.linen", "jax", "numpy", "optax", "orbax.checkpoint", "polars", "torch", "transformers")
+LIBRARIES = ("flax.linen", "numpy", "optax", "orbax.checkpoint", "polars", "torch", "transformers")
 MEMORY = 10 << 30
 """Bytes that a fork may take: an altered shape must not take the machine's."""
 
@@ -38,6 +39,10 @@ class Watch:
     failed: list[str] = dataclasses.field(default_factory=list)
     passed: list[str] = dataclasses.field(default_factory=list)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def pytest_collection(self) -> None:
+        # Every program is kept, the small ones too: most mutants change none of them.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> None:

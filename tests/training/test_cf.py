@@ -288,3 +288,11 @@ def test_negatives_and_dropout_follow_the_key(dataset):
             float(cf.bucket_loss(model, loss, params, bucket, data.free_below, jax.random.key(k))[0]) for k in (0, 0, 1)
         ]
         assert values[0] == values[1] != values[2]
+
+
+def test_the_draws_that_runs_were_made_with(dataset):
+    # Recorded: with others a run would be another one at the same identity.
+    rows = cf.batch_rows(jax.random.key(3), 7, 10, 3, SETTINGS)
+    assert rows.tolist() == [[0, 7, 1], [5, 4, 3], [6, 2, 7]]
+    official = dataclasses.replace(SETTINGS, sampling="with-replacement", batch_size=4)
+    assert cf.batch_rows(jax.random.key(3), 7, 10, 2, official).tolist() == [[3, 6, 4], [6, 3, 2]]

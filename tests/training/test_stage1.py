@@ -365,3 +365,14 @@ def test_presets_are_the_papers_and_the_official_codes():
     }  # fmt: skip
     assert {name: paper[name] for name in both | article} == both | article
     assert {name: official[name] for name in both | code} == both | code
+
+
+def test_the_draws_that_runs_were_made_with(world):
+    # Recorded: with others a run would be another one at the same identity.
+    sampler, cf = make_sampler(world)
+    vectors, users = cf.item_vectors(), cf.at("train").users["train"]
+    batch = jax.tree.map(lambda x: x[0], sampler(7))
+    known = [int(np.flatnonzero((users == row).all(1))[0]) for row in batch.users]
+    negatives = [int(np.flatnonzero((vectors == row).all(1))[0]) for row in batch.items[batch.negatives]]
+    assert known == [13, 22, 5, 13, 22, 5, 13, 22]
+    assert negatives == [49, 54, 26, 18, 15, 2, 51, 52]

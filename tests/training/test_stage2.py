@@ -29,7 +29,7 @@ from allmrec_jax.training.stage2 import (
     make_step,
     train_stage2,
 )
-from allmrec_jax.training.stage2_batches import Stage2Batch, Stage2Sampler
+from allmrec_jax.training.stage2_batches import ITEM_TOKENS, Stage2Batch, Stage2Sampler
 from allmrec_jax.training.stage2_settings import PRESETS, Stage2Settings
 from allmrec_jax.training.state import TrainState
 from allmrec_jax.training.warm_start import warm_start as stage2_warm_start
@@ -508,3 +508,30 @@ def test_users_are_known_by_what_they_did_before_the_target_in_its_order(dataset
             history = sequence[: sequence.index(target)]
             before.append((history[-1], history[-2] if len(history) > 1 else 0, len(history)))
         assert tuple(batch.users[0].astype(int).tolist()) in before
+
+
+def test_the_draws_that_runs_were_made_with(dataset, tables):
+    # Recorded: with others a run would be another one at the same identity.
+    drawn = sampled(dataset, tables).draw(5, 3)
+    assert drawn.users.tolist() == [2, 6, 7]
+    assert drawn.candidates.tolist() == [[3, 8, 13, 5], [7, 11, 5, 14], [1, 2, 8, 4]]
+    ordered = [sampled(dataset, tables, sort_batches=3, batch_size=2)._sorted(index) for index in range(6)]
+    assert [part.users.tolist() for part in ordered] == [[0, 3], [2, 7], [6, 4], [2, 3], [7, 0], [5, 5]]
+    by_text = sampled(dataset, tables, text_share=0.5).rows(np.arange(1, 9).reshape(2, 4), 3)
+    assert by_text.tolist() == [[16, 2, 3, 4], [5, 6, 22, 8]]
+
+
+def test_neighbours_in_length_come_together(dataset, tables):
+    sampler = sampled(dataset, tables, sort_batches=4, batch_size=2)
+    for group in range(3):
+        drawn, _ = sampler._group(group)
+        lengths = []
+        for index in range(4 * group, 4 * group + 4):
+            part = sampler._sorted(index)
+            shown = np.concatenate([part.histories[:, -3:], part.candidates, part.targets[:, None]], axis=1)
+            tokens = [sampler._title_tokens[row].sum() + ITEM_TOKENS * (row[:3] > 0).sum() for row in shown]
+            lengths.append(sorted(map(int, tokens)))
+        flat = sorted(length for pair in lengths for length in pair)
+        assert sorted(lengths) == [flat[place : place + 2] for place in range(0, 8, 2)]
+        together = np.concatenate([sampler._sorted(index).users for index in range(4 * group, 4 * group + 4)])
+        assert sorted(together.tolist()) == sorted(drawn.users.tolist())
