@@ -50,6 +50,7 @@ TITLES = ["It", "It Follows", 'The "Big" One', "Alien", 'Alien" II']
         ("it follows", None),
         ("Alien, It", None),
         ('Alien","It"', None),
+        ('Alien""It"', None),
         ('Aliens"', None),
         ("", None),
         ('"', None),
@@ -76,6 +77,7 @@ def test_an_empty_title_is_never_chosen():
         ('Alien\nmore"', "Alien", False),  # only the first line
         ('Heat"', "Alien", False),
         ('item title" : "Alien"', "Alien", True),
+        ('item title" : Alien', "Alien", True),  # no quote is left: the whole line
     ],
 )
 def test_official_hit_keeps_the_official_quirks(generated, title, hit):
