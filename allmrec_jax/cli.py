@@ -2,12 +2,14 @@
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -110,6 +112,9 @@ def main(args: list[str] | None = None) -> None:
         in_utf8()
         in_huge_pages()
         _end_at_ctrl_c()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # it may be closed
+            lines, through = sys.stdout.line_buffering, sys.stdout.write_through
+            sys.stdout = _Output(sys.stdout.buffer, sys.stdout.encoding, line_buffering=lines, write_through=through)
     # XLA tells users of a "very slow compile" and how to file a bug; what fails is raised in Python all the same.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     told = logging.StreamHandler(sys.stderr)
@@ -148,6 +153,32 @@ def main(args: list[str] | None = None) -> None:
         if not isinstance(error, OSError) or error.filename is None:
             raise
         _fail(f"{error.filename}: {error.strerror}")
+
+
+class _Output(io.TextIOWrapper):
+    """Standard output whose disk may be full; a reader that has gone away is no error, see :func:`main`."""
+
+    def write(self, text: str) -> int:
+        if text == "":  # click tries whether text is taken, and is not to meet the full disk then
+            return 0
+        with self._refusals():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with self._refusals():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # what waits to be written fails no more
+            raise UserError(
+                f"cannot write to standard output: {error.strerror}; what the command has written elsewhere is whole"
+            ) from error
 
 
 class _Visible(logging.Formatter):

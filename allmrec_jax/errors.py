@@ -15,7 +15,14 @@ MAX_SEED = 2**32 - 1
 STOPPED = 75
 """Exit code of a training that SIGTERM ended after it had saved (``EX_TEMPFAIL``): run it again with ``--resume``."""
 
-_NO_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "Cannot allocate memory", "bad_alloc")
+_NO_MEMORY = (
+    "RESOURCE_EXHAUSTED",
+    "Out of memory",
+    "out of memory",
+    "Cannot allocate memory",
+    "bad_alloc",
+    "failed to map segment",  # a library that does not fit any more
+)
 
 _DIRECTIONS = "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 

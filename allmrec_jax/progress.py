@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
@@ -24,23 +24,28 @@ def live_console() -> Console | None:
 
 
 @contextlib.contextmanager
-def announce(what: str, quiet: bool = False) -> Iterator[None]:
+def announce(what: str, quiet: bool = False, steps: int | None = None) -> Iterator[Callable[[int], None]]:
     """Says what is being done while nothing else is to be seen: a spinner, or a line of a log if it takes long.
 
     Args:
         what: e.g. ``"warm start of the projectors"``.
         quiet: say nothing.
+        steps: how many there will be, if they can be counted.
+
+    Yields:
+        what to call with the number of steps taken, which the spinner then shows.
     """
+    told = what if steps is None else f"{what}, {steps} steps"
     console = None if quiet or not writes() else live_console()
     if console is not None:
-        with console.status(f"{what} …"):
-            yield
+        with console.status(f"{told} …") as status:
+            yield lambda done: status.update(f"{what}, step {done} of {steps} …")
         return
-    timer = threading.Timer(SILENCE, logger.info, ["%s …", what])
+    timer = threading.Timer(SILENCE, logger.info, ["%s …", told])
     timer.daemon = True
     if not quiet and writes():
         timer.start()
     try:
-        yield
+        yield lambda done: None
     finally:
         timer.cancel()

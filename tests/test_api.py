@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -54,6 +55,20 @@ def test_a_wrong_setting_is_one_line(kind: str, given: dict, message: str):
     with pytest.raises(ar.UserError) as error:
         resolve_settings(KINDS[kind], "small", given)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"epochs": 3}, "epochs is a setting of cf and stage1 and stage2; write settings={'cf': {'epochs': 3}} or "),
+        ({"warm_start_steps": 9}, "is a setting of stage2; write settings={'stage2': {'warm_start_steps': 9}}"),
+        ({"epoch": 3}, "fit has no argument 'epoch'; did you mean 'epochs'?"),
+        ({"nmae": "first"}, "fit has no argument 'nmae'; did you mean 'name'?"),
+    ],
+)
+def test_fit_says_where_a_setting_belongs(argument: dict, message: str):
+    with pytest.raises(ar.UserError, match=re.escape(message)):
+        ar.fit("absent", **argument)
 
 
 def test_a_whole_number_means_the_same_as_a_fraction():

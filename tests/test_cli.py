@@ -50,6 +50,22 @@ def test_help_imports_nothing_heavy():
     assert "train what is missing, then evaluate and report" in done.stdout, "descriptions are not cut short"
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is always full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--version"], ["presets", "stage2"]])
+def test_an_output_that_takes_nothing_is_one_line(words, unbuffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "allmrec_jax.cli", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: cannot write to standard output: No space left on device")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux")
 @pytest.mark.parametrize("tunables", ["", "glibc.malloc.perturb=7", "glibc.malloc.hugetlb=0"])
 def test_a_command_runs_in_huge_pages_unless_told_otherwise(tunables):
@@ -140,6 +156,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
     ("error", "said"),
     [
         (MemoryError("Unable to allocate 9 TiB"), "out of memory (Unable to allocate 9 TiB); lower --batch-size"),
+        (ImportError("libjax_common.so: failed to map segment from shared object"), "out of memory (libjax_common.so"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore"), "out of memory (RESOURCE_EXH"),
         (UserError("a title with \x1b]0;owned\x07 and \u202e"), "a title with \\x1b]0;owned\\x07 and \\u202e"),
     ],

@@ -36,6 +36,7 @@ def test_a_terminal_shows_a_spinner_and_the_log_nothing(
     caplog.set_level(logging.INFO, "allmrec_jax")
     monkeypatch.setattr(progress, "live_console", lambda: Console(file=shown, force_terminal=True))
     monkeypatch.setattr(progress, "SILENCE", 0.0)
-    with announce("warm start"):
-        pass
-    assert "warm start" in shown.getvalue() and not caplog.records
+    with announce("warm start", steps=300) as show:
+        show(7)
+        time.sleep(0.2)  # a few turns of the spinner
+    assert "warm start, step 7 of 300" in shown.getvalue() and not caplog.records

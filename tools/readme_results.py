@@ -139,7 +139,8 @@ def in_short() -> str:
     return (
         "\n".join(lines) + "\n\n"
         f"Lowest to highest of {len(pairs)} runs: data seeds {', '.join(map(str, SEEDS))} on an Intel Xeon, "
-        f"and seed 0 on {' and '.join(machine['processor'] for machine in machines)} (all users only).\n"
+        f"and seed 0 on {' and '.join(machine['processor'] for machine in machines)} "
+        "(all users only, read from its report: its results.json was not kept).\n"
         f"A-LLMRec − SASRec, user by user: {span(pairs)} on all users, above zero beyond chance in {above} of "
         f"{len(pairs)};\n{span(cold)} on cold items, in {sum(low > 0 for _, low, _ in cold)} of {len(cold)}.\n"
     )

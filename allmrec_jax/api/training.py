@@ -1,8 +1,9 @@
 """Training: each stage of A-LLMRec, what it is compared with, and all stages at once."""
 
+import inspect
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -327,6 +328,7 @@ def fit(
     distributed: str | None = None,
     quiet: bool = False,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
+    **misplaced: Any,
 ) -> TrainedRun:
     """Trains A-LLMRec: the CF model, stage 1 and stage 2, of these what is missing.
 
@@ -345,14 +347,21 @@ def fit(
         distributed: join processes on several hosts.
         quiet: show no progress.
         settings: single settings by stage, e.g. ``{"stage2": {"steps": 160}}``.
+        misplaced: nothing is taken here: a setting given without its stage is told where it goes.
 
     Returns:
         The last stage's run: an :class:`ALLMRec` after stage 2.
+
+    Raises:
+        UserError: a stage or setting that there is not, an argument that is a setting of a stage or nothing known, or
+            as the trainings raise it.
 
     Example:
         >>> system = ar.fit("data/ml")
     """
     stages = ("cf", "stage1", "stage2")
+    for argument, value in misplaced.items():
+        raise UserError(_misplaced(argument, value, stages))
     if until not in stages:
         raise UserError(f"--until {until}: one of {', '.join(stages)} is expected")
     changes = settings or {}
@@ -385,6 +394,17 @@ def fit(
             done = "trained before" if runs[stage].identity in before else "trained"
             log.info("%s: %s (%s)", stage, runs[stage].path, done)
         return runs[until]
+
+
+def _misplaced(argument: str, value: Any, stages: Sequence[str]) -> str:
+    """What to write in place of an argument that :func:`fit` does not have."""
+    owners = [stage for stage in stages if argument in KINDS[stage].setting_types()]
+    if owners:
+        written = " or ".join(f"settings={{{stage!r}: {{{argument!r}: {value!r}}}}}" for stage in owners)
+        return f"{argument} is a setting of {' and '.join(owners)}; write {written}"
+    known = [*inspect.signature(fit).parameters][1:-1]
+    known += [name for stage in stages for name in KINDS[stage].setting_types()]
+    return f"fit has no argument {argument!r}{did_you_mean(argument, known)}"
 
 
 def _check_models(record: "TrainingKind", preset: str, settings: Any, given: Mapping[str, str | None]) -> None:

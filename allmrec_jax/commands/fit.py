@@ -15,7 +15,7 @@ from allmrec_jax.commands.options import (
     preset_option,
     seed_option,
 )
-from allmrec_jax.commands.train import combine, config_options, model_option
+from allmrec_jax.commands.train import combine, config_options, given_on_command_line, model_option
 from allmrec_jax.errors import resumable
 from allmrec_jax.trained.kinds import setting_lines
 
@@ -82,10 +82,12 @@ def command(config: Path | None, lines: tuple[str, ...], print_config: bool, **g
     with resumable():
         run = fit(dataset, **given, settings=settings)
     click.echo(run.path)
+    named = given["name"] or run.path
+    where = "".join(f" --checkpoints {place}" for place in given_on_command_line(["checkpoints"]).values())
     next_line = {
-        "cf": f"allmrec train stage1 --data {dataset.path} --cf {run.path}",
-        "stage1": f"allmrec train stage2 --data {dataset.path} --stage1 {run.path}",
-        "stage2": f"allmrec recommend --run {run.path} --item {shlex.quote(dataset.titles[1])}",
+        "cf": f"allmrec train stage1 --data {dataset.path} --cf {named}{where}",
+        "stage1": f"allmrec train stage2 --data {dataset.path} --stage1 {named}{where}",
+        "stage2": f"allmrec recommend --run {named}{where} --item {shlex.quote(dataset.titles[1])}",
     }[given["until"]]
     click.echo(f"next: {next_line}")
 

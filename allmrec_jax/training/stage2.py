@@ -144,7 +144,13 @@ def make_optimizer(settings: Stage2Settings, total_steps: int) -> optax.Gradient
     return optax.adam(rate, b1=0.9, b2=settings.beta2)
 
 
-def start_projectors(params: Any, llm: LanguageModel, frozen: Frozen, sampler: Stage2Sampler) -> Any:
+def start_projectors(
+    params: Any,
+    llm: LanguageModel,
+    frozen: Frozen,
+    sampler: Stage2Sampler,
+    show: Callable[[int], None] = lambda done: None,
+) -> Any:
     """Fresh projector parameters after the warm start that the settings ask for."""
     latents, settings = frozen.latents, sampler.settings
     if latents is None and not settings.user_vector:
@@ -167,7 +173,7 @@ def start_projectors(params: Any, llm: LanguageModel, frozen: Frozen, sampler: S
         history = jnp.take(latents, sampler.rows(read, index, f"{purpose}/history"), axis=0)
         return WarmStartBatch(column, history=history, real=jnp.asarray(read > 0), items=items)
 
-    return warm_start(params, words, batch_at, settings.warm_start_steps)[0]
+    return warm_start(params, words, batch_at, settings.warm_start_steps, show)[0]
 
 
 def _word_table(llm: LanguageModel, params: Any) -> Float[np.ndarray, "V E"]:
@@ -276,8 +282,8 @@ def train_stage2(
     )
     # A resumed run takes its state from the checkpoint and needs no start.
     if settings.warm_start_steps and not training.continues:
-        with announce(f"warm start of the projectors, {settings.warm_start_steps} steps", quiet):
-            params = start_projectors(params, llm, frozen, sampler)
+        with announce("warm start of the projectors", quiet, settings.warm_start_steps) as show:
+            params = start_projectors(params, llm, frozen, sampler, show)
     frozen = frozen._replace(latents=sharding.place(frozen.latents))
     step = sharding.on_mesh(make_step(llm, optimizer, settings.accumulation))
     evaluate = None

@@ -70,6 +70,7 @@ def warm_start(
     words: Float[np.ndarray, "V E"],
     batch_at: Callable[[int], WarmStartBatch],
     steps: int,
+    show: Callable[[int], None] = lambda done: None,
 ) -> tuple[Any, float]:
     """Projector parameters after ``steps`` contrastive steps.
 
@@ -78,6 +79,7 @@ def warm_start(
         words: the language model's word embeddings.
         batch_at: of each step.
         steps: how many.
+        show: told how many have begun.
 
     Returns:
         the parameters, and the share of targets ranked first over the last tenth of the steps.
@@ -118,6 +120,7 @@ def warm_start(
 
     state, hits = optimizer.init(params), []
     for index in range(steps):
+        show(index + 1)
         params, state, hit = step(params, state, batch_at(index))
         hits.append(hit)
     return params, float(jnp.stack(hits[-max(1, steps // 10) :]).mean())

@@ -45,15 +45,22 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str,
         if name == "eval overall":
             row = {"all": {"n": 5, "hit@1": [0.5, 0.4, 0.6]}, "cold": {"n": 2, "hit@1": [0.25, 0.1, 0.4]}}
             body = {"systems": {"SASRec": row}, "times": {"SASRec": 1.5}}
-            (tmp_path / "results.json").write_text(json.dumps(body))
-        if name == "train cf":  # as a run that was finished an hour ago
-            (tmp_path / "run-of-train cf").mkdir()
-            (tmp_path / "run-of-train cf" / "DONE").touch()
-            os.utime(tmp_path / "run-of-train cf" / "DONE", times=(0, time.time() - 3600))
-        return demo.Step(name, 2.0, 100.0 * number), str(tmp_path / f"run-of-{name}")
+            (tmp_path / "out" / "results.json").write_text(json.dumps(body))
+        if name == "train stage1":  # finished now, by a clock that went back an hour meanwhile
+            finish(runs / "run-of-train stage1")
+        return demo.Step(name, 2.0, 100.0 * number), str(runs / f"run-of-{name}")
+
+    def finish(run: Path) -> None:
+        run.mkdir(parents=True)
+        (run / "DONE").touch()
+        os.utime(run / "DONE", times=(0, time.time() - 3600))
+
+    runs = tmp_path / "checkpoints" / "D" / "kind"
+    finish(runs / "run-of-train cf")
 
     monkeypatch.setattr(demo, "run_step", record)
-    told = CliRunner().invoke(demo_command, ["--out", str(tmp_path), "--data-seed", "7", "--seed", "3"])
+    words = ["--out", str(tmp_path / "out"), "--checkpoints", str(tmp_path / "checkpoints")]
+    told = CliRunner().invoke(demo_command, [*words, "--data-seed", "7", "--seed", "3"])
     assert told.exit_code == 0, (told.output, told.exception)
     assert "0.500 (0.40 to 0.60)" in told.output
     assert "run-of-report" in told.output
@@ -75,15 +82,15 @@ def test_every_step_is_a_command_with_these_options(recorded: list[tuple[str, ..
 def test_each_stage_gets_what_the_one_before_it_printed(recorded: list[tuple[str, ...]], tmp_path: Path):
     lines = [" ".join(line) for line in recorded]
     assert "--seed 7" in lines[0]
-    assert f"--cf {tmp_path / 'run-of-train cf'}" in lines[3]
-    assert f"--stage1 {tmp_path / 'run-of-train stage1'}" in lines[4]
+    assert f"--cf {tmp_path / 'checkpoints/D/kind/run-of-train cf'}" in lines[3]
+    assert f"--stage1 {tmp_path / 'checkpoints/D/kind/run-of-train stage1'}" in lines[4]
     assert "run-of-train stage2" in lines[5]
     assert all("--seed 3" in line for line in lines[2:6])
     assert all("--resume" in line for line in lines[2:5])
 
 
 def test_steps_stand_in_the_results_beside_what_was_there(recorded: list[tuple[str, ...]], tmp_path: Path):
-    times = json.loads((tmp_path / "results.json").read_text())["times"]
+    times = json.loads((tmp_path / "out" / "results.json").read_text())["times"]
     assert times["SASRec"] == 1.5
     assert [step["name"] for step in times["steps"]][:3] == ["synthesize", "prepare", "train cf, trained before"]
     assert times["steps"][3]["name"] == "train stage1"

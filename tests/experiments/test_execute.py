@@ -102,7 +102,7 @@ def test_after_a_failure_nothing_else_begins(place, monkeypatch):
 
     monkeypatch.setattr(execute, "train_in_process", fail)
     work = dataclasses.replace(workplace(place), checkpoints=place / "failing")
-    with pytest.raises(UserError, match="no"):
+    with pytest.raises(UserError, match=r"^no$"):
         execute.run_missing(work, at_seeds(recipes(), ["SASRec"], 4, 1))
     assert len(begun) < 4
 

@@ -1,5 +1,7 @@
 """The trainings of rows: their identities, commands and changes."""
 
+import re
+
 import click
 import pytest
 from tiny_place import recipes
@@ -56,7 +58,7 @@ def test_changes_are_parsed_and_bad_ones_named():
         ("stage2.schedule=steep", "one of constant, cosine"),
         ("stage2.user_vector=1", "true or false"),
     ):
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=re.escape(message)):
             parse_changes([line])
     assert effective_changes("stage2", "small", {"epochs": 9, "batch_size": 32}) == (("epochs", 9),)
     assert effective_changes("cf", "small", {"blocks": 1}, model="gru4rec") == (("model", "gru4rec"),)
