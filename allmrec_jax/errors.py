@@ -68,6 +68,15 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
+def shown(value: object) -> str:
+    """A value as a message shows it: what Python writes, at most 60 characters of it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or nested too deeply
+        return f"too long a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The known name nearest to a mistyped one, as the end of a message: ``"; did you mean 'epochs'?"``, or nothing."""
     plain = {each.casefold().replace("-", "_"): each for each in known}

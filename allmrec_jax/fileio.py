@@ -20,17 +20,25 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from allmrec_jax.errors import UserError, first_line
+from allmrec_jax.errors import UserError, first_line, shown
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 # NumPy, safetensors, Polars and TensorStore report a failed write in words only.
 _REFUSED_WORDS = ("No space left", "quota exceeded", "File too large", "requested and", "Read-only file system")
 _LOCK = "lock"
 _REPLACED = "replaced"
+LARGEST_JSON = 256 * 2**20
+"""Bytes of a JSON file that is read; the largest tokenizers have 40 million."""
+
+POINTER = b"version https://git-lfs"
+
 _NAME = re.compile(r"(?!\.)[\w.+-]+")
 _HOLDER = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp")
 
@@ -59,9 +67,8 @@ def plain_name(name: Any, where: Path | str) -> str:
         UserError: it is something else; ``where`` says where it stands.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name.encode()) > 200:
-        shown = repr(name) if len(repr(name)) <= 80 else f"{repr(name)[:80]}…"
         raise UserError(
-            f"{where}: {shown} is no name for a folder; it takes letters, digits and ._+-, no dot first, "
+            f"{where}: {shown(name)} is no name for a folder; it takes letters, digits and ._+-, no dot first, "
             "and 200 bytes at most"
         )
     return name
@@ -240,26 +247,65 @@ def write_json(path: Path | str, value: Any, *, indent: int | None = 2) -> None:
 # Reading.
 
 
-def read_json(path: Path | str, kind: Any, remedy: str) -> Any:
-    """The JSON at ``path``, of which what ``kind`` names has the types that ``kind`` says.
+def refuse_pointer(path: Path) -> None:
+    """Refuses a Git LFS pointer, the three lines of text that a clone without Git LFS has in a large file's place.
+
+    Raises:
+        UserError: ``path`` is one.
+    """
+    with path.open("rb") as stream:
+        if stream.read(len(POINTER)) == POINTER:
+            raise UserError(f"{path}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
+
+
+def read_json(path: Path | str, schema: Any, remedy: str = "") -> Any:
+    """The JSON at ``path``, of which what ``schema`` names has the types that it says.
 
     Args:
         path: the file.
-        kind: a type that msgspec can check, e.g. ``dict[str, int]`` or a ``TypedDict``; keys it does not name are free.
+        schema: a type that msgspec can check, e.g. ``dict[str, int]`` or a ``TypedDict``; keys it does not name are
+            free.
         remedy: what to do about a damaged file, e.g. ``"run `allmrec prepare` again"``.
 
+    Returns:
+        What stands in the file, keys that the schema does not name too.
+
     Raises:
-        UserError: the file cannot be read, is no JSON, is nested too deeply, or has another structure.
+        UserError: the file cannot be read, is a Git LFS pointer, larger than :data:`LARGEST_JSON`, no JSON, nested too
+            deeply, or of another structure.
     """
-    import msgspec
+    from allmrec_jax.checking import checked
+
+    path = Path(path)
+    try:
+        refuse_pointer(path)
+        if (size := path.stat().st_size) > LARGEST_JSON:
+            raise ValueError(f"{size:,} bytes; no such file has more than {LARGEST_JSON:,}")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = f"not JSON: {first_line(error)}"
+        if isinstance(error, OSError):
+            reason = error.strerror or first_line(error)
+        elif isinstance(error, RecursionError):
+            reason = "not JSON that can be read: nested too deeply"
+        raise UserError(f"{path}: cannot be read ({reason})" + (f"; {remedy}" if remedy else "")) from None
+    checked(path, value, schema, remedy)
+    return value
+
+
+def read_frame(path: Path | str, remedy: str, columns: list[str] | None = None) -> "pl.DataFrame":
+    """The columns, or all, of a Parquet file.
+
+    Raises:
+        UserError: it is missing or damaged, or has no such column.
+    """
+    import polars as pl
 
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-        msgspec.convert(value, kind)
-    except (OSError, ValueError, RecursionError, msgspec.ValidationError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else first_line(error)
-        raise UserError(f"{path}: cannot be read ({reason}); {remedy}") from error
-    return value
+        return pl.read_parquet(path, columns=columns)
+    # A damaged file makes Polars panic, too.
+    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({first_line(error)}); {remedy}") from error
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -310,6 +356,8 @@ def load_array(path: Path | str, remedy: str) -> np.ndarray:
     """
     try:
         array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an archive of several")
     except Exception as error:  # NumPy raises whatever the damage leads to
         raise UserError(f"{path}: cannot be read as a NumPy array ({first_line(error)}); {remedy}") from error
     check_finite(path, {Path(path).stem: array}, remedy)

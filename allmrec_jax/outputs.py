@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from allmrec_jax.checking import InnerFile
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path, digests, read_json, recover, verify, write_text
 
@@ -23,7 +24,7 @@ MARK = ".allmrec"
 
 class _Mark(TypedDict):
     made_by: str
-    files: NotRequired[dict[str, str]]
+    files: NotRequired[dict[InnerFile, str]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,12 +27,12 @@ import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NotRequired, TypedDict, TypeVar
+from typing import IO, Any, TypeVar
 
 import jax
-import msgspec
 
 from allmrec_jax import sharding
+from allmrec_jax.checking import InnerFile, checked
 from allmrec_jax.errors import UserError, first_line, out_of_memory
 from allmrec_jax.fileio import (
     atomic_path,
@@ -47,6 +47,7 @@ from allmrec_jax.fileio import (
     write_json,
     writes,
 )
+from allmrec_jax.records import read_about, read_best, read_done
 from allmrec_jax.settings import identity as compute_identity
 
 __all__ = [
@@ -74,29 +75,6 @@ _locks: "weakref.WeakValueDictionary[str, IO[str]]" = weakref.WeakValueDictionar
 
 _verified: set[tuple[Any, ...]] = set()
 """Exports that this process has compared with their hashes, with the state that their files had."""
-
-
-class _Data(TypedDict):
-    name: str
-    hash: str
-
-
-class _About(TypedDict):
-    kind: str
-    identity: str
-    settings: dict[str, Any]
-    seed: int
-    data: _Data
-    upstream: dict[str, str]
-
-
-class _Best(TypedDict):
-    step: int
-    metrics: dict[str, float]
-
-
-class _Done(TypedDict):
-    export_sha256: NotRequired[dict[str, str]]
 
 
 @dataclasses.dataclass
@@ -254,8 +232,8 @@ class Run:
         Raises:
             UserError: it is damaged.
         """
-        value = read_json(self.path / "steps" / str(step) / "loop.json", kind, START_OVER)
-        return msgspec.convert(value, kind)
+        path = self.path / "steps" / str(step) / "loop.json"
+        return checked(path, read_json(path, Any, START_OVER), kind, START_OVER)
 
     def restore(self, abstract: Any, step: int | None = None) -> Any:
         """Reads a checkpoint.
@@ -275,7 +253,7 @@ class Run:
         if step is None or not directory.is_dir():
             raise UserError(f"{self.path}: no checkpoint{'' if step is None else f' of step {step}'} to restore")
         if (directory / _HASHES).is_file():
-            verify(directory, read_json(directory / _HASHES, dict[str, str], START_OVER), START_OVER)
+            verify(directory, read_json(directory / _HASHES, dict[InnerFile, str], START_OVER), START_OVER)
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or first), abstract
@@ -296,8 +274,8 @@ class Run:
 
     def best_step(self) -> int | None:
         """The step chosen on validation, or ``None``."""
-        path = self.path / "best"
-        return read_json(path, _Best, START_OVER)["step"] if path.is_file() else None
+        best = read_best(self.path, START_OVER)
+        return None if best is None else best["step"]
 
     def export_path(self, name: str) -> Path:
         """Where to write ``name`` for later stages; the directory is made."""
@@ -324,10 +302,7 @@ def load_run(path: Path | str) -> dict[str, Any]:
         raise UserError(f"{path}: not a training run (it has no run.json)")
     if not (path / "DONE").is_file():
         raise UserError(f"{path}: this run is not finished (it has no DONE); run its command again with --resume")
-    about = read_json(path / "run.json", _About, "train this run again")
-    plain_name(about["identity"], f"{path / 'run.json'}, identity")
-    plain_name(about["data"]["name"], f"{path / 'run.json'}, data")
-    return about
+    return read_about(path)
 
 
 def run_settings(path: Path | str, about: Mapping[str, Any], kind: type[T]) -> T:
@@ -337,14 +312,10 @@ def run_settings(path: Path | str, about: Mapping[str, Any], kind: type[T]) -> T
         UserError: one is unknown, missing, or of another type than the dataclass says.
     """
     known = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    try:
-        if unknown := sorted(about["settings"].keys() - known):
-            raise msgspec.ValidationError(f"unknown: {unknown[0]}")
-        return msgspec.convert(about["settings"], kind)
-    except msgspec.ValidationError as error:
-        raise UserError(
-            f"{Path(path) / 'run.json'}: settings of another version, or damaged ({error}); train this run again"
-        ) from error
+    file, remedy = Path(path) / "run.json", "it is of another version, or damaged: train this run again"
+    if unknown := sorted(about["settings"].keys() - known):
+        raise UserError(f"{file}, settings: {unknown[0][:80]!r} is unknown; {remedy}")
+    return checked(f"{file}, settings", about["settings"], kind, remedy)
 
 
 def verify_export(path: Path | str) -> None:
@@ -355,7 +326,7 @@ def verify_export(path: Path | str) -> None:
     """
     path = Path(path)
     remedy = f"delete {path} and train it again"
-    hashes = read_json(path / "DONE", _Done, remedy).get("export_sha256", {})
+    hashes = read_done(path, remedy).get("export_sha256", {})
     stats = [name.stat() for name in (path / "DONE", *(path / "export" / each for each in hashes)) if name.exists()]
     state = (path.resolve(), *((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats))
     if state not in _verified:

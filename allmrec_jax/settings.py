@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from allmrec_jax.errors import UserError, did_you_mean
+from allmrec_jax.errors import UserError, did_you_mean, shown
 
 FORMAT_VERSION = 2
 """Part of every identity: raise it when a change makes the same settings give other numbers."""
@@ -61,24 +61,23 @@ def convert(where: str, hint: Any, value: Any) -> Any:
         found = [arg for arg in typing.get_args(hint) if value == arg or value == str(arg)]
         if not found:
             known = [str(arg) for arg in typing.get_args(hint)]
-            raise UserError(
-                f"{where}: one of {', '.join(known)} is expected, not {value!r}{did_you_mean(str(value), known)}"
-            )
+            near = did_you_mean(value, known) if isinstance(value, str) else ""
+            raise UserError(f"{where}: one of {', '.join(known)} is expected, not {shown(value)}{near}")
         return found[0]
     if hint is bool:
         if isinstance(value, bool):
             return value
         if value in ("true", "false"):
             return value == "true"
-        raise UserError(f"{where}: true or false is expected, not {value!r}")
+        raise UserError(f"{where}: true or false is expected, not {shown(value)}")
     accepted = {int: (int, str), float: (int, float, str), str: (str,)}
     try:
         if isinstance(value, bool) or not isinstance(value, accepted[hint]):
             raise ValueError
         return hint(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         words = {int: "a whole number", float: "a number", str: "a text"}
-        raise UserError(f"{where}: {words[hint]} is expected, not {value!r}") from None
+        raise UserError(f"{where}: {words[hint]} is expected, not {shown(value)}") from None
 
 
 def resolve(presets: Mapping[str, S], preset: str, overrides: Mapping[str, Any] = types.MappingProxyType({})) -> S:

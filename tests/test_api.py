@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import allmrec_jax as ar
-from allmrec_jax.api.runs import LABEL, label_run, read_run
+from allmrec_jax.api.runs import label_run, read_run
 from allmrec_jax.api.table import Table
 from allmrec_jax.api.training import resolve_settings
+from allmrec_jax.records import LABEL
 from allmrec_jax.runs import Run
 from allmrec_jax.trained.kinds import KINDS
 from allmrec_jax.training.stage2_settings import PRESETS

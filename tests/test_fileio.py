@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import ml_dtypes
 import numpy as np
+import polars as pl
 import pytest
 
 from allmrec_jax import fileio
@@ -17,6 +18,7 @@ from allmrec_jax.fileio import (
     load_array,
     load_arrays,
     plain_name,
+    read_frame,
     read_json,
     recover,
     save_arrays,
@@ -152,12 +154,40 @@ def test_a_damaged_array_is_one_line(tmp_path, content):
         load_array(tmp_path / "a.npy", "train again")
 
 
+def test_an_archive_in_an_arrays_place_is_refused(tmp_path):
+    with (tmp_path / "a.npy").open("wb") as stream:
+        np.savez(stream, a=np.zeros(3))
+    with pytest.raises(UserError, match=r"a\.npy: cannot be read as a NumPy array \(an archive of several\)"):
+        load_array(tmp_path / "a.npy", "train again")
+
+
+def test_a_parquet_file_that_is_none_or_lacks_a_column(tmp_path):
+    for content, columns in ((b"PAR1 cut", None), (None, ["absent"])):
+        path = tmp_path / "a.parquet"
+        pl.DataFrame({"x": [1]}).write_parquet(path) if content is None else path.write_bytes(content)
+        with pytest.raises(UserError, match=r"a\.parquet: cannot be read as Parquet \(.*\); make it again") as caught:
+            read_frame(path, "make it again", columns)
+        assert "\n" not in str(caught.value)
+    assert read_frame(path, "make it again", ["x"])["x"].to_list() == [1]
+
+
+def test_a_pointer_and_a_huge_file_are_no_json(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    path.write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match="a Git LFS pointer"):
+        read_json(path, dict)
+    monkeypatch.setattr("allmrec_jax.fileio.LARGEST_JSON", 10)
+    path.write_text(" " * 11 + "{}")
+    with pytest.raises(UserError, match="13 bytes; no such file has more than 10"):
+        read_json(path, dict)
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[" * 200_000, '{"a": "b"}', '{"a": ' + "9" * 5000 + "}", '{"a": 1e999}', "\ufeff{}", "3"]
 )
 def test_json_of_another_structure_is_one_line(tmp_path, text):
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=r"a\.json: cannot be read \(.*\); make it again") as caught:
+    with pytest.raises(UserError, match=r"a\.json: .*; make it again") as caught:
         read_json(tmp_path / "a.json", dict[str, int], "make it again")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 

@@ -143,5 +143,5 @@ def test_a_damaged_mark_is_one_line(tmp_path, mark):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / MARK).write_text(mark)
     (tmp_path / "data" / "manifest.json").write_text("{}")
-    with pytest.raises(UserError, match=r"\.allmrec: cannot be read"):
+    with pytest.raises(UserError, match=r"\.allmrec: .*it says what made this folder"):
         KIND.claim(tmp_path / "data")

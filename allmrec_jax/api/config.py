@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from allmrec_jax.errors import UserError, did_you_mean
+from allmrec_jax.errors import UserError, did_you_mean, first_line, shown
 from allmrec_jax.settings import convert
 from allmrec_jax.trained.kinds import KINDS, TrainingKind
 
@@ -46,13 +46,16 @@ def read_config(path: str | os.PathLike[str], kinds: Sequence[str]) -> Config:
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or first_line(error)})") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}"
-        raise UserError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+        reason = getattr(error, "problem", None) or first_line(error)
+        raise UserError(f"{path}{where}: not valid YAML ({reason})") from error
     except RecursionError:
         raise UserError(f"{path}: nested too deeply") from None
+    except ValueError as error:  # of a number or a date that Python cannot hold
+        raise UserError(f"{path}: not valid YAML ({first_line(error)})") from error
     if found is None:
         return Config({}, {})
     if not isinstance(found, dict):
@@ -68,7 +71,7 @@ def read_config(path: str | os.PathLike[str], kinds: Sequence[str]) -> Config:
                 common[name] = convert(f"{path}: {key}", COMMON[name], value)
         elif str(key) in KINDS:
             if not isinstance(value, dict):
-                raise UserError(f"{path}: {key}: a mapping of settings is expected, not {value!r}")
+                raise UserError(f"{path}: {key}: a mapping of settings is expected, not {shown(value)}")
             of_kind = settings.setdefault(str(key), {})
             of_kind |= _settings(KINDS[str(key)], value, f"{path}: {key}.")
         elif len(kinds) == 1 and name in KINDS[kinds[0]].setting_types():
@@ -77,8 +80,8 @@ def read_config(path: str | os.PathLike[str], kinds: Sequence[str]) -> Config:
             raise UserError(f"{path}: {key} is a setting of {' and '.join(owners)}; write it under one of them")
         else:
             alone = KINDS[kinds[0]].setting_types() if len(kinds) == 1 else ()
-            near = did_you_mean(str(key), [*COMMON, *KINDS, *alone])
-            raise UserError(f"{path}: unknown key {key!r}{near or ';'} settings may stand under {', '.join(kinds)}")
+            near = did_you_mean(str(key), [*COMMON, *KINDS, *alone]) or ";"
+            raise UserError(f"{path}: unknown key {shown(key)}{near} settings may stand under {', '.join(kinds)}")
     return Config(common, settings)
 
 
@@ -97,7 +100,7 @@ def _of_run(path: Path, about: Mapping[str, Any], kinds: Sequence[str]) -> Confi
         raise UserError(f"{path}: 'settings' is no mapping; the file is damaged")
     named = next((name for name in kinds if str(about["kind"]).startswith(KINDS[name].name)), None)
     if named is None:
-        raise UserError(f"{path}: of a {about['kind']} run; {', '.join(kinds)} is trained here")
+        raise UserError(f"{path}: of a {str(about['kind'])[:60]} run; {', '.join(kinds)} is trained here")
     settings = dict(settings)
     common = {"seed": convert(f"{path}: seed", int, about.get("seed", 0))}
     if KINDS[named].by_model:

@@ -1,7 +1,6 @@
 """A trained A-LLMRec that recommends."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from allmrec_jax.api.runs import TrainedRun, find_run
 from allmrec_jax.api.table import Table
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, first_line
 from allmrec_jax.fileio import atomic_path
 
 if TYPE_CHECKING:
@@ -109,14 +108,19 @@ def read_users(path: str | os.PathLike[str]) -> list[str]:
         else:
             lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n"))
             return _some_users(file, [line for line in lines if line])
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
+    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise UserError(f"{file}: cannot be read ({first_line(error)})") from error
     if not column and len(frame.columns) > 1:
         column = next((each for each in USER_COLUMNS if each in frame.columns), "")
     column = column or (frame.columns[0] if len(frame.columns) == 1 else "")
     if column not in frame.columns:
-        raise UserError(f"{file}: which column holds users? name it as {file}:COLUMN of {', '.join(frame.columns)}")
-    return _some_users(file, frame[column].drop_nulls().cast(pl.String).unique(maintain_order=True).to_list())
+        columns = ", ".join(name[:60] for name in frame.columns[:20])
+        raise UserError(f"{file}: which column holds users? name it as {file}:COLUMN of {columns}")
+    try:
+        ids = frame[column].drop_nulls().cast(pl.String)
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{file}: column {column!r} holds no ids ({first_line(error)})") from error
+    return _some_users(file, ids.unique(maintain_order=True).to_list())
 
 
 def _some_users(file: Path, users: list[str]) -> list[str]:
@@ -142,7 +146,9 @@ class ALLMRec(TrainedRun):
     @property
     def llm(self) -> str:
         """The language model that it was trained with, as it was named then."""
-        return json.loads((self.path / "export" / "stage2.json").read_text(encoding="utf-8"))["llm"]
+        from allmrec_jax.records import read_llm
+
+        return read_llm(self.path, "stage2")
 
     def recommend(
         self,

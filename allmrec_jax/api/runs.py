@@ -1,5 +1,6 @@
 """The runs that there are: listed, found by name, compared and removed. Nothing here needs JAX."""
 
+import contextlib
 import dataclasses
 import functools
 import html
@@ -9,17 +10,15 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from allmrec_jax.api.table import Table
 from allmrec_jax.errors import UserError, did_you_mean
 from allmrec_jax.fileio import write_text, writes
+from allmrec_jax.records import LABEL, read_about, read_best, read_label
 
 if TYPE_CHECKING:
     from allmrec_jax.data.dataset import Dataset
-
-LABEL = "label.json"
-"""In a run's directory: the name that its user gave it, and where its data set lay. No part of its identity."""
 
 METRICS = ("hit@1", "ndcg@10", "loss")
 """By which of its validation metrics a run is judged in a list, the first that it has."""
@@ -80,7 +79,9 @@ class TrainedRun(os.PathLike[str]):
     @functools.cached_property
     def label(self) -> Mapping[str, str]:
         """What is kept beside the run for its user: ``name`` and ``data``, the directory of the data set."""
-        return _json(self.path / LABEL) or {}
+        with contextlib.suppress(UserError):
+            return cast("Mapping[str, str]", read_label(self.path))
+        return {}
 
     @property
     def name(self) -> str | None:
@@ -90,7 +91,10 @@ class TrainedRun(os.PathLike[str]):
     @property
     def metrics(self) -> Mapping[str, float]:
         """The validation metrics of the step that was exported; empty where nothing was validated."""
-        return (_json(self.path / "best") or {}).get("metrics", {})
+        with contextlib.suppress(UserError):
+            best = read_best(self.path)
+            return {} if best is None else best["metrics"]
+        return {}
 
     @property
     def bytes(self) -> int:
@@ -170,12 +174,11 @@ def read_run(path: str | os.PathLike[str]) -> TrainedRun:
     """The run in a directory, finished or not.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or its ``run.json`` is damaged.
     """
-    about = _json(Path(path) / "run.json")
-    if not about or not {"kind", "identity", "settings", "seed", "data", "upstream"} <= set(about):
-        raise UserError(f"{path}: not a training run (it has no run.json, or a damaged one)")
-    return TrainedRun(Path(path), about)
+    if not (Path(path) / "run.json").is_file():
+        raise UserError(f"{path}: not a training run (it has no run.json)")
+    return TrainedRun(Path(path), read_about(Path(path)))
 
 
 def list_runs(
@@ -308,11 +311,3 @@ def remove_run(run: TrainedRun, checkpoints: str | os.PathLike[str] = "checkpoin
 def _write_label(path: Path, label: Mapping[str, str]) -> None:
     if writes():
         write_text(path / LABEL, json.dumps(dict(label), indent=2) + "\n")
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

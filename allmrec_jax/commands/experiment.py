@@ -1,6 +1,5 @@
 """``allmrec experiment NAME``: one command for each table, made of its record; all tables, the demo, and tuning."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -170,6 +169,8 @@ def _show_demo(out: Path, steps: Sequence[Any], page: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from allmrec_jax.report.readers import read_results
+
     console = Console(width=None if sys.stdout.isatty() else 132)
     table = Table("step", title="Time and memory", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("seconds", "peak MiB"):
@@ -180,7 +181,7 @@ def _show_demo(out: Path, steps: Sequence[Any], page: Path) -> None:
     table.add_row("all", f"{sum(step.seconds for step in steps):.1f}", f"{max(step.peak_mib for step in steps):,.0f}")
     console.print(table)
 
-    systems: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))["systems"]
+    systems = read_results(out)["systems"]
     columns = (("all", "hit@1"), ("warm", "hit@1"), ("cold", "hit@1"), ("all", "strict_hit@1"), ("all", "valid_ratio"))
     table = Table("system", title="Hit@1 with 95% intervals", title_justify="left", box=SIMPLE_HEAD)
     for heading in ("all", "warm", "cold", "strict", "ValidRatio"):

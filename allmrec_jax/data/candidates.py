@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from allmrec_jax.data.dataset import NO_TITLE, Cut, Dataset
 from allmrec_jax.data.negatives import TooFewItems, draw_distinct_titles, title_groups
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, first_line
 from allmrec_jax.fileio import atomic_path, recover
 from allmrec_jax.rng import numpy_rng
 
@@ -169,9 +169,14 @@ def _read(path: Path, data_hash: str, cut: Cut, seed: int, scenario: str) -> Can
     try:
         with np.load(path, allow_pickle=False) as file:
             read = Candidates(file["users"], file["target"], file["candidates"], cut, seed, scenario)
-            found_hash, intact = str(file["data_hash"]), read.sha256 == str(file["sha256"])
+            # The hash is one of 32-bit numbers in a row: it does not tell other types and shapes of the same.
+            whole = all(part.dtype == np.int32 for part in (read.users, read.target, read.candidates))
+            whole &= read.users.shape == read.target.shape == read.candidates.shape[:-1]
+            found_hash, intact = str(file["data_hash"]), whole and read.sha256 == str(file["sha256"])
     except Exception as error:  # NumPy and zipfile raise whatever the damage leads to
-        raise UserError(f"{path}: not a readable candidate file ({error}); delete it to have it drawn again") from None
+        raise UserError(
+            f"{path}: not a readable candidate file ({first_line(error)}); delete it to have it drawn again"
+        ) from None
     if found_hash != data_hash:
         raise UserError(f"{path}: drawn for data {found_hash[:12]}, not {data_hash[:12]}; delete it and draw again")
     if not intact:

@@ -32,7 +32,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from allmrec_jax.errors import UserError, first_line
-from allmrec_jax.fileio import plain_name, read_json, recover
+from allmrec_jax.fileio import load_array, plain_name, read_frame, read_json, recover
 from allmrec_jax.outputs import Output
 
 FORMAT = 1
@@ -377,18 +377,18 @@ def load_dataset(path: str | Path) -> Dataset:
         if _digest(*arrays) != parts.get(name):
             raise UserError(f"{path}: {name} is damaged (its hash is not the manifest's); {REMEDY}")
 
-    items, offsets = _read_array(path / "items.npy"), _read_array(path / "offsets.npy")
+    items, offsets = load_array(path / "items.npy", REMEDY), load_array(path / "offsets.npy", REMEDY)
     checked("items", items)
     checked("offsets", offsets)
     timestamps = None
     if parts.get("timestamps") is not None:
-        timestamps = _read_array(path / "timestamps.npy")
+        timestamps = load_array(path / "timestamps.npy", REMEDY)
         checked("timestamps", timestamps)
     texts = _read_arrays(path / "texts.npz")
     checked("texts", *texts.values())
     cold = _read_arrays(path / "cold_users.npz")
     checked("cold_users", *cold.values())
-    train_count = _read_array(path / "train_count.npy")
+    train_count = load_array(path / "train_count.npy", REMEDY)
     checked("train_count", train_count)
     slices = _read_slices(path / "slices.json")
     checked("slices", *slices.values())
@@ -480,7 +480,7 @@ def _read_slices(path: Path) -> dict[str, np.ndarray]:
     try:
         return {key: np.asarray(value, np.int32) for key, value in slices.items()}
     except OverflowError as error:
-        raise UserError(f"{path}: cannot be read ({error}); {REMEDY}") from error
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); {REMEDY}") from error
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
@@ -495,15 +495,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     plain_name(manifest["name"], f"{file}, name")
     if manifest["hash"] != _hash(manifest["parts"]):
         raise UserError(f"{file}: the hash is not that of its parts; {REMEDY}")
-    DATA_SET.verify(path, REMEDY, ("manifest.json",))
+    DATA_SET.verify(path, REMEDY, ("manifest.json", "items.parquet", "users.parquet"))
     return manifest
-
-
-def _read_array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except Exception as error:  # NumPy raises whatever the damage leads to
-        raise UserError(f"{path}: cannot be read ({first_line(error)}); {REMEDY}") from error
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -515,12 +508,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _parquet_column(path: Path, column: str, rows: int) -> list[Any]:
-    import polars as pl
-
-    try:
-        values = pl.read_parquet(path, columns=[column])[column].to_list()
-    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error)}); {REMEDY}") from error
+    values = read_frame(path, REMEDY, [column])[column].to_list()
     if len(values) != rows:
         raise UserError(f"{path}: {len(values)} rows, the data set has {rows}; {REMEDY}")
     return values

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.embedded.lexicon import FUNCTION, PLAIN, THEMES
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, first_line
 from allmrec_jax.fileio import atomic_path
 from allmrec_jax.outputs import Output
 from allmrec_jax.rng import numpy_rng
@@ -232,7 +232,9 @@ def load_oracle(path: str | Path) -> Oracle:
             catalogue = Catalogue(**{field.name: file[field.name] for field in dataclasses.fields(Catalogue)})
             history = History(**{field.name: file[field.name] for field in dataclasses.fields(History)})
     except Exception as error:  # NumPy and zipfile raise whatever the damage leads to
-        raise UserError(f"{path}: not an oracle file ({error}); write it again with `allmrec synthesize`") from None
+        raise UserError(
+            f"{path}: not an oracle file ({first_line(error)}); write it again with `allmrec synthesize`"
+        ) from None
     return Oracle(catalogue, history, settings)
 
 

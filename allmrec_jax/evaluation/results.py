@@ -32,9 +32,9 @@ from jaxtyping import Float, Int
 
 from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.embedded.synthetic import DOMAINS
-from allmrec_jax.errors import UserError, first_line
+from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.intervals import bootstrap, paired_test
-from allmrec_jax.fileio import atomic_path, read_json, sha256, write_json
+from allmrec_jax.fileio import atomic_path, read_frame, read_json, sha256, write_json
 from allmrec_jax.metrics import (
     CATALOGUE,
     GENERATION,
@@ -327,23 +327,27 @@ class _Pair(TypedDict):
     users_sha256: NotRequired[str]
 
 
+def check_pair(directory: Path) -> None:
+    """Whether the ``users.parquet`` and the ``results.json`` of a directory, where both are there, are one pair.
+
+    Raises:
+        UserError: they are of two evaluations, or one is damaged.
+    """
+    path, beside = directory / "users.parquet", directory / "results.json"
+    if path.is_file() and beside.is_file():
+        expected = read_json(beside, _Pair, "run the evaluation again").get("users_sha256")
+        if expected not in (None, sha256(path)):
+            raise UserError(f"{path}: damaged, or of another evaluation than {beside}; run the evaluation again")
+
+
 def read_users(directory: Path) -> "pl.DataFrame":
     """The ``users.parquet`` of an evaluation.
 
     Raises:
         UserError: it is missing or damaged, or not the one that the ``results.json`` beside it was computed from.
     """
-    import polars as pl
-
-    path, beside = directory / "users.parquet", directory / "results.json"
-    if path.is_file() and beside.is_file():
-        expected = read_json(beside, _Pair, "run the evaluation again").get("users_sha256")
-        if expected not in (None, sha256(path)):
-            raise UserError(f"{path}: damaged, or of another evaluation than {beside}; run the evaluation again")
-    try:
-        return pl.read_parquet(path)
-    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise UserError(f"{path}: not readable ({first_line(error)}); run the evaluation again") from error
+    check_pair(directory)
+    return read_frame(directory / "users.parquet", "run the evaluation again")
 
 
 def table(systems: Mapping[str, Any]) -> str:

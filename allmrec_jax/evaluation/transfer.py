@@ -10,15 +10,16 @@ Shapes: N items asked about, M items trained on, D CF width, L latent width.
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from allmrec_jax.data.dataset import Dataset, item_texts
-from allmrec_jax.fileio import load_arrays, read_json
+from allmrec_jax.fileio import load_arrays
 from allmrec_jax.models.cf.protocol import CFModel
+from allmrec_jax.records import read_done
 from allmrec_jax.rng import jax_key
 from allmrec_jax.runs import load_run, run_settings, verify_export
 from allmrec_jax.trained.sources import EvaluationSettings, Sources
@@ -91,10 +92,6 @@ def morec_over(path: Path, model: Any, target: Dataset) -> CFModel:
     return type(model)(settings.sasrec(target.num_items), table, model.identity)
 
 
-class _Done(TypedDict):
-    longformer: str | None
-
-
 def recformer_over(path: Path, model: Any, target: Dataset) -> CFModel:
     """RECFORMER over another data set's items, by its trained Longformer."""
     from allmrec_jax.baselines.recformer import RecformerSettings, catalogue_tokens, load_start
@@ -102,8 +99,7 @@ def recformer_over(path: Path, model: Any, target: Dataset) -> CFModel:
 
     about = load_run(path)
     settings = run_settings(path, about, RecformerSettings)
-    done = read_json(path / "DONE", _Done, "train this run again")
-    start = load_start(settings, about["seed"], done["longformer"])
+    start = load_start(settings, about["seed"], read_done(path).get("longformer") or "")
     tokens = catalogue_tokens(start.tokenizer, target, settings)
     table = item_table(model.config, model.params, tokens)
     return RecformerCF(model.config, model.params, table, tokens, model.identity)

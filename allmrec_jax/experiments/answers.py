@@ -18,9 +18,9 @@ from allmrec_jax.evaluation.genres import Genres, baselines, genre_frame, write_
 from allmrec_jax.evaluation.questions import Questions
 from allmrec_jax.evaluation.results import users_frame, write_results
 from allmrec_jax.evaluation.systems import SYSTEMS
-from allmrec_jax.experiments.execute import COST
 from allmrec_jax.experiments.graph import Row, Training, Workplace
-from allmrec_jax.fileio import atomic_path, read_json, recover, sha256, verify, write_json
+from allmrec_jax.fileio import atomic_path, read_frame, read_json, recover, sha256, verify, write_json
+from allmrec_jax.records import read_cost
 from allmrec_jax.runs import versions
 from allmrec_jax.settings import hashed_fields
 from allmrec_jax.trained.kinds import KINDS
@@ -49,7 +49,7 @@ def training_record(work: Workplace, node: Training) -> dict[str, Any]:
     """What a finished run was trained with and what it took; ``seconds`` is null where nobody measured."""
     path, settings = work.path(node), node.settings
     steps = max((line["step"] for line in read_lines(path / "metrics.jsonl")), default=0)
-    cost = json.loads((path / COST).read_text()) if (path / COST).is_file() else {}
+    cost = read_cost(path)
     return {
         "kind": getattr(settings, "kind", node.kind),
         "identity": work.identity(node),
@@ -59,8 +59,8 @@ def training_record(work: Workplace, node: Training) -> dict[str, Any]:
         "steps": steps,
         "unit": "epochs" if node.kind == "cf" else "steps",
         "batch_size": getattr(settings, "batch_size", None),
-        "seconds": cost.get("seconds"),
-        "peak_mib": cost.get("peak_mib"),
+        "seconds": cost and cost["seconds"],
+        "peak_mib": cost and cost.get("peak_mib"),
     }
 
 
@@ -122,6 +122,19 @@ def kept_answers(work: Workplace, row: Row, protocol: EvaluationProtocol) -> tup
     return work.checkpoints / dataset.name / "answers" / name, asked
 
 
+def read_kept(kept: Path) -> "tuple[pl.DataFrame, float]":
+    """Kept answers, and how many seconds they took.
+
+    Raises:
+        UserError: a file of the pair is missing or damaged.
+    """
+    remedy = f"delete {kept} to have the question asked again"
+    record = read_json(kept.with_suffix(".json"), _Kept, remedy)
+    if "sha256" in record:
+        verify(kept.parent, {kept.name: record["sha256"]}, remedy)
+    return read_frame(kept, remedy), record["seconds"]
+
+
 def answers_of(
     work: Workplace,
     row: Row,
@@ -149,12 +162,8 @@ def answers_of(
     for file in (kept, kept.with_suffix(".json")):
         recover(file)
     if kept.is_file():
-        remedy = f"delete {kept} to have the question asked again"
-        record = read_json(kept.with_suffix(".json"), _Kept, remedy)
-        if "sha256" in record:
-            verify(kept.parent, {kept.name: record["sha256"]}, remedy)
-        about["seconds"] = record["seconds"]
-        return pl.read_parquet(kept).with_columns(system=pl.lit(row.name)), about
+        frame, about["seconds"] = read_kept(kept)
+        return frame.with_columns(system=pl.lit(row.name)), about
     started = time.perf_counter()
     runs = [work.path(node) for node in row.trainings]
     if scenario.transferred:

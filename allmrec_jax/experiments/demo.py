@@ -7,7 +7,6 @@ Expected on 2 cores: about 10 minutes and less than 4 GiB, A-LLMRec's Hit@1 near
 on cold items.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 
 from allmrec_jax.errors import UserError
 from allmrec_jax.experiments.processes import allmrec_command, ending_together, run_process
-from allmrec_jax.fileio import write_text
+from allmrec_jax.fileio import read_json, write_json
 from allmrec_jax.outputs import Output
 
 log = logging.getLogger(__name__)
@@ -117,6 +116,6 @@ def run_step(name: str, arguments: Sequence[str | Path], number: int) -> tuple[S
 def record_steps(out: Path, steps: list[Step]) -> None:
     """Add the steps so far to the times in ``results.json``, for the report."""
     path = out / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    results = read_json(path, dict[str, Any], "run the demo again")
     results.setdefault("times", {})["steps"] = [asdict(step) for step in steps]
-    write_text(path, json.dumps(results, indent=2) + "\n")
+    write_json(path, results)

@@ -15,12 +15,10 @@ from allmrec_jax.errors import STOPPED, StoppedError, UserError
 from allmrec_jax.experiments.graph import Row, Training, Workplace, trainings_of, units
 from allmrec_jax.experiments.processes import allmrec_command, ending_together, run_process
 from allmrec_jax.fileio import file_lock, recover_all, write_text
+from allmrec_jax.records import COST
 from allmrec_jax.runs import START_OVER
 
 log = logging.getLogger(__name__)
-
-COST = "cost.json"
-"""In a run's directory: what it took, written by this runner only."""
 
 
 @ending_together()

@@ -1,6 +1,5 @@
 """What an experiment would do: what is missing, how long that may take, and the same as SLURM files."""
 
-import json
 import os
 import shlex
 import statistics
@@ -10,10 +9,10 @@ from pathlib import Path
 
 from allmrec_jax.errors import STOPPED
 from allmrec_jax.experiments.answers import EvaluationProtocol, kept_answers
-from allmrec_jax.experiments.execute import COST
 from allmrec_jax.experiments.graph import Row, Training, Workplace, levels, trainings_of, units
 from allmrec_jax.fileio import write_text
 from allmrec_jax.outputs import Output
+from allmrec_jax.records import COST, read_cost
 from allmrec_jax.trained.kinds import KINDS
 
 BEGINNING = 15.0
@@ -35,8 +34,8 @@ def estimate(work: Workplace, node: Training) -> float | None:
     usual = KINDS[node.kind].seconds_per_unit.get(str(model) if KINDS[node.kind].by_model else named)
     rates: dict[bool, list[float]] = {True: [], False: []}
     for path in work.checkpoints.glob(f"*/{named}/*/{COST}"):
-        cost = json.loads(path.read_text())
-        if cost.get("units") and cost.get("model") == model:
+        cost = read_cost(path.parent)
+        if cost and cost.get("units") and cost.get("model") == model:
             same = path.parents[2].name == work.dataset.name
             rates[same].append(max(cost["seconds"] - BEGINNING, 1.0) / cost["units"])
     if known := rates[True] or rates[False]:

@@ -15,6 +15,7 @@ from allmrec_jax.experiments.plan import show_plan
 from allmrec_jax.experiments.rows import Recipes, choose
 from allmrec_jax.fileio import file_lock, write_text
 from allmrec_jax.outputs import Output
+from allmrec_jax.records import read_best
 from allmrec_jax.trained.kinds import parse_changes, preset_models
 
 log = logging.getLogger(__name__)
@@ -105,8 +106,8 @@ def _row(preset: str, system: str, seed: int, changes: tuple[str, ...]) -> Row:
 
 
 def _measured(work: Workplace, row: Row, point: tuple[str, ...]) -> dict[str, Any]:
-    path = work.path(row.trainings[-1]) / "best"
-    if not path.is_file():
-        raise UserError(f"{path.parent}: nothing was measured on validation users; raise its validation_users")
-    metrics = json.loads(path.read_text())["metrics"]
-    return {"settings": list(point), "hit@1": metrics["hit@1"], "run": path.parent.name}
+    path = work.path(row.trainings[-1])
+    best = read_best(path)
+    if best is None or "hit@1" not in best["metrics"]:
+        raise UserError(f"{path}: nothing was measured on validation users; raise its validation_users")
+    return {"settings": list(point), "hit@1": best["metrics"]["hit@1"], "run": path.name}

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, first_line
+from allmrec_jax.fileio import refuse_pointer
 from allmrec_jax.official import parameters as official
-from allmrec_jax.pretrained.schemas import refuse_pointer
 
 _TEXT_OPCODES = frozenset(
     "PROTO FRAME STOP MARK EMPTY_DICT DICT SETITEM SETITEMS UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
@@ -55,7 +55,7 @@ def read_texts(path: Path) -> tuple[dict[int, str], dict[int, str]]:
     except UserError:
         raise
     except Exception as error:  # damaged pickles raise whatever their instructions lead to
-        raise UserError(f"{path}: not a readable pickle ({_first_line(error)})") from None
+        raise UserError(f"{path}: not a readable pickle ({first_line(error)})") from None
     if not isinstance(body, dict) or set(body) != {"title", "description"}:
         raise UserError(f"{path}: should hold a dictionary of 'title' and 'description'")
     for name, values in body.items():
@@ -113,9 +113,9 @@ def load_torch(path: Path, *, arguments: bool = False) -> Any:
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(refusal(path, found[1])) from None
-        raise UserError(f"{path}: not a checkpoint of plain tensors ({_first_line(error)})") from None
+        raise UserError(f"{path}: not a checkpoint of plain tensors ({first_line(error)})") from None
     except Exception as error:  # damaged pickles raise whatever their instructions lead to
-        raise UserError(f"{path}: damaged, or not a torch file ({_first_line(error)})") from None
+        raise UserError(f"{path}: damaged, or not a torch file ({first_line(error)})") from None
 
 
 def read_state(path: Path, state: Any = None) -> official.State:
@@ -131,6 +131,7 @@ def read_state(path: Path, state: Any = None) -> official.State:
         raise UserError(f"{path}: should hold a state dict, holds a {type(state).__name__}")
     for key, value in state.items():
         plain = isinstance(value, torch.Tensor) and value.dtype == torch.float32 and value.layout == torch.strided
+        plain = plain and not value.is_meta
         if not isinstance(key, str) or not plain:
             raise UserError(f"{path}: key {str(key)[:80]!r} should be a dense float32 tensor")
     return {key: value.detach().numpy() for key, value in state.items()}
@@ -188,7 +189,3 @@ _RECORDED: dict[str, tuple[tuple[type, ...], float, float]] = {
     "num_epochs": (_WHOLE, 0, 2**31),
 }
 """Those that tell of the training, where they are there."""
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from allmrec_jax import sharding
-from allmrec_jax.errors import UserError
-from allmrec_jax.fileio import atomic_path
+from allmrec_jax.checking import checked
+from allmrec_jax.errors import UserError, shown
+from allmrec_jax.fileio import atomic_path, read_json
 from allmrec_jax.models.llm.families import family_of, find_family
 from allmrec_jax.models.llm.family import Family, LMConfig
 from allmrec_jax.models.llm.room import check_room
 from allmrec_jax.pretrained.hub import LLM, locate, locate_weights
 from allmrec_jax.pretrained.placing import load_params
-from allmrec_jax.pretrained.schemas import BaseFile, ModelFile, checked, read_json, read_object
+from allmrec_jax.pretrained.schemas import BaseFile, ModelFile, read_object
 from allmrec_jax.pretrained.tokenizer import TOKENIZER_FILES, check_vocabulary, read_auto_tokenizer, vocabulary_size
 from allmrec_jax.pretrained.weights import Weights, check_weights, open_weights, weight_files
 
@@ -89,7 +90,9 @@ def load_config(name_or_path: str | Path) -> LMConfig:
     family = find_family(body["model_type"], path)
     for key, value in family.variants.items():
         if body.get(key, value) != value:
-            raise UserError(f"{path}: {key} is {body[key]!r}; only {family.title} with {key} {value!r} is supported")
+            raise UserError(
+                f"{path}: {key} is {shown(body[key])}; only {family.title} with {key} {value!r} is supported"
+            )
     checked(path, body, family.config)
     try:
         return family.config.from_dict(body)
@@ -164,7 +167,7 @@ def _refuse_adapter(directory: Path) -> None:
     """Refuses the directory of a PEFT adapter, which is no model by itself."""
     about = directory / "adapter_config.json"
     if about.is_file() and not (directory / "config.json").is_file():
-        base = checked(about, read_json(about), BaseFile).base_model_name_or_path
+        base = read_json(about, BaseFile).get("base_model_name_or_path", "its base model")
         raise UserError(
             f"{directory}: a PEFT adapter of {base}, not a model; merge it first (in peft: merge_and_unload, then "
             "save_pretrained), or name the model itself"

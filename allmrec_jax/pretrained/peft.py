@@ -7,12 +7,13 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from allmrec_jax.checking import checked
 from allmrec_jax.errors import UserError
 from allmrec_jax.fileio import atomic_path
 from allmrec_jax.models.llm.families import family_of
 from allmrec_jax.models.llm.family import LMConfig
 from allmrec_jax.models.llm.lora import Adapter
-from allmrec_jax.pretrained.schemas import AdapterFile, checked, read_object
+from allmrec_jax.pretrained.schemas import AdapterFile, read_object
 from allmrec_jax.pretrained.weights import open_file
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

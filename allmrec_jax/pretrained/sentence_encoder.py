@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from allmrec_jax.errors import UserError
-from allmrec_jax.fileio import atomic_path
+from allmrec_jax.fileio import atomic_path, read_json
 from allmrec_jax.models.text_encoder import (
     Pooling,
     SentenceEncoder,
@@ -32,8 +32,6 @@ from allmrec_jax.pretrained.schemas import (
     SentenceFile,
     TextEncoderFile,
     TokenizerConfigFile,
-    checked,
-    read_json,
     read_object,
 )
 from allmrec_jax.pretrained.text_encoder_weights import params_of, plain, state_of, stored_arrays
@@ -157,8 +155,8 @@ def _modules(root: Path) -> tuple[str, Pooling, bool]:
     listing = root / "modules.json"
     if not listing.exists():
         return "", "mean", False
-    modules = checked(listing, read_json(listing), ModulesFile)
-    folders = {module.type.rsplit(".", 1)[-1]: module.path for module in modules}
+    modules = read_json(listing, ModulesFile)
+    folders = {module["type"].rsplit(".", 1)[-1]: module.get("path", "") for module in modules}
     if unknown := sorted(set(folders) - {"Transformer", "Pooling", "Normalize"}):
         raise UserError(f"{listing}: module {unknown[0]} is not supported (Transformer, Pooling and Normalize are)")
     if "Pooling" not in folders:
@@ -181,8 +179,7 @@ def _pooling(path: Path) -> Pooling:
 
 def _tokenizer(path: Path) -> tuple["Tokenizer", dict[str, Any]]:
     config_path = path / "tokenizer_config.json"
-    config = read_json(config_path) if config_path.exists() else {}
-    checked(config_path, config, TokenizerConfigFile)
+    config = read_json(config_path, TokenizerConfigFile) if config_path.exists() else {}
     if (path / "tokenizer.json").exists():
         return read_tokenizer(path / "tokenizer.json"), config
     if not any((path / name).exists() for name in ("vocab.txt", "vocab.json")):

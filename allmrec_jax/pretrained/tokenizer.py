@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, first_line
+from allmrec_jax.fileio import read_json, refuse_pointer
 from allmrec_jax.pretrained.hub import quiet
-from allmrec_jax.pretrained.schemas import read_json, refuse_pointer
+from allmrec_jax.pretrained.schemas import TokenizerConfigFile
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,7 +32,7 @@ def read_tokenizer(path: Path) -> "Tokenizer":
     """
     from tokenizers import Tokenizer
 
-    read_json(path)
+    read_json(path, dict[str, Any])
     with _refusing(path):
         tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_padding()
@@ -49,11 +50,13 @@ def read_auto_tokenizer(directory: Path) -> Any:
 
     for file in filter(Path.is_file, (directory / name for name in (*TOKENIZER_FILES, "vocab.txt"))):
         if file.suffix == ".json":
-            read_json(file)
+            read_json(file, TokenizerConfigFile if file.name == "tokenizer_config.json" else dict[str, Any])
         else:
             refuse_pointer(file)
     with _refusing(directory), quiet():
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        tokenizer("a text")  # some settings are only used, and found to be of no use, then
+        return tokenizer
 
 
 def check_vocabulary(tokens: int, rows: int, where: Path) -> None:
@@ -88,5 +91,4 @@ def _refusing(path: Path) -> Iterator[None]:
         # The Rust library raises plain exceptions, and a panic of its own that is none.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UserError(f"{path}: not a tokenizer that can be read ({reason})") from None
+        raise UserError(f"{path}: not a tokenizer that can be read ({first_line(error)})") from None

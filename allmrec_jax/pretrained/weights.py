@@ -4,6 +4,7 @@ Tensors are read one at a time, of each the slices that are asked for, so that n
 in a file is executed.
 """
 
+import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -13,8 +14,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from allmrec_jax.errors import UserError
-from allmrec_jax.pretrained.schemas import IndexFile, checked, read_json, refuse_pointer
+from allmrec_jax.errors import UserError, first_line, shown
+from allmrec_jax.fileio import read_json, refuse_pointer
+from allmrec_jax.pretrained.schemas import IndexFile
 
 WEIGHT_FILES = (
     "model.safetensors.index.json",
@@ -69,7 +71,7 @@ def _weight_files(directory: Path) -> tuple[list[Path], Path | None]:
         return [directory / name], None
     files = [directory / shard for shard in sorted(set(read_index(directory / name).values()))]
     for file in files:
-        if not file.is_file():
+        if not os.path.isfile(file):  # False, not an error, for a name that is too long
             raise UserError(f"{file}: shard is missing; {name} lists it")
     return files, directory / name
 
@@ -80,7 +82,7 @@ def read_index(path: Path) -> Mapping[str, str]:
     Raises:
         UserError: the index is damaged, or names a file outside of its directory.
     """
-    return checked(path, read_json(path), IndexFile).weight_map
+    return read_json(path, IndexFile)["weight_map"]
 
 
 def open_weights(directory: Path, plain: Callable[[str], str] = str) -> Weights:
@@ -108,11 +110,11 @@ def open_weights(directory: Path, plain: Callable[[str], str] = str) -> Weights:
             where = (
                 f"there twice, also as {before.key!r}" if before.file == stored.file else f"in {before.file.name} too"
             )
-            raise UserError(f"{stored.file}: weight {stored.key!r} is {where}")
+            raise UserError(f"{stored.file}: weight {shown(stored.key)} is {where}")
         weights[name] = stored
     for key, file in read_index(index).items() if index else ():
         if (at := weights.get(name_of(key))) is None or at.file.name != file:
-            raise UserError(f"{index}: weight {key!r} is missing; the index says that {file} holds it")
+            raise UserError(f"{index}: weight {shown(key)} is missing; the index says that {file} holds it")
     return weights
 
 
@@ -150,10 +152,11 @@ def check_weights(weights: Weights, expected: Mapping[str, tuple[int, ...]], whe
         raise UserError(f"{where}: weight {missing[0]} is missing ({len(missing)} in all); it holds {listed(weights)}")
     for name, stored in weights.items():
         if name not in expected:
-            raise UserError(f"{stored.file}: unknown weight {stored.key}; config.json describes no such parameter")
+            raise UserError(f"{stored.file}: unknown weight {stored.key[:80]}; config.json describes no such parameter")
         if stored.shape != expected[name]:
             raise UserError(
-                f"{stored.file}: weight {stored.key} has shape {stored.shape}, config.json asks for {expected[name]}"
+                f"{stored.file}: weight {stored.key[:80]} has shape {stored.shape}, "
+                f"config.json asks for {expected[name]}"
             )
 
 
@@ -169,8 +172,8 @@ def _wrapper(found: list[Stored]) -> str:
     for stored in found:
         if ".lora_" in stored.key or ".base_layer." in stored.key:
             raise UserError(
-                f"{stored.file}: {stored.key!r} belongs to a PEFT adapter beside the model; merge it first (in peft: "
-                "merge_and_unload, then save_pretrained)"
+                f"{stored.file}: {shown(stored.key)} belongs to a PEFT adapter beside the model; merge it first "
+                "(in peft: merge_and_unload, then save_pretrained)"
             )
     prefix = ""
     while wrapper := next((w for w in WRAPPERS if found and all(s.key.startswith(prefix + w) for s in found)), None):
@@ -184,7 +187,7 @@ def _open_safetensors(path: Path) -> list[Stored]:
     try:
         file = safe_open(path, framework="numpy")
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a whole safetensors file ({error})") from None
+        raise UserError(f"{path}: not a whole safetensors file ({first_line(error)})") from None
 
     def stored(key: str) -> Stored:
         part = file.get_slice(key)
@@ -192,7 +195,9 @@ def _open_safetensors(path: Path) -> list[Stored]:
 
         def read(index: tuple[slice, ...]) -> np.ndarray:
             if kind not in ("F64", "F32", "F16", "BF16"):
-                raise UserError(f"{path}: weight {key} is stored as {kind}; floating point of 16 bits or more is read")
+                raise UserError(
+                    f"{path}: weight {key[:80]} is stored as {kind}; floating point of 16 bits or more is read"
+                )
             return part[index]
 
         return Stored(path, key, tuple(part.get_shape()), read)
@@ -213,9 +218,10 @@ def _open_pickled(path: Path) -> list[Stored]:
 
     def stored(key: str, tensor: Any) -> Stored:
         def read(index: tuple[slice, ...]) -> np.ndarray:
-            if tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_floating_point():
-                kind = str(tensor.dtype).removeprefix("torch.")
-                raise UserError(f"{path}: weight {key} is stored as {kind} {tensor.layout}; plain floats are read")
+            plain = tensor.layout == torch.strided and tensor.is_floating_point() and not tensor.is_quantized
+            if not plain or tensor.is_meta:
+                kind = "nothing but a shape" if tensor.is_meta else str(tensor.dtype).removeprefix("torch.")
+                raise UserError(f"{path}: weight {key[:80]} is stored as {kind} {tensor.layout}; plain floats are read")
             part = tensor.detach()[index]
             if part.dtype == torch.bfloat16:  # NumPy has no such type of its own
                 return part.contiguous().view(torch.int16).numpy().view(jnp.bfloat16)

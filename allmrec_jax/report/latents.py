@@ -1,6 +1,5 @@
 """A map of the items: what the CF model and the texts know of them, before stage 1 and after it."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from markupsafe import Markup
 
 from allmrec_jax.data.dataset import Dataset, item_texts
 from allmrec_jax.errors import UserError
+from allmrec_jax.records import read_card
 from allmrec_jax.report import figures
 from allmrec_jax.rng import numpy_rng
 
@@ -109,7 +109,7 @@ def _sentences(stage1: Path, texts: Sequence[str], max_tokens: int) -> Float[np.
     from allmrec_jax.models.text_encoder import encode_texts
     from allmrec_jax.pretrained.sentence_encoder import load_sentence_encoder
 
-    name = json.loads((stage1 / "export" / "stage1.json").read_text(encoding="utf-8")).get("encoder")
+    name = read_card(stage1, "stage1").get("encoder")
     if not name:
         raise UserError(f"{stage1}/export/stage1.json does not say which sentence encoder it began with")
     return np.asarray(encode_texts(load_sentence_encoder(name), texts, max_tokens))

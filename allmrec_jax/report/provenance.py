@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from allmrec_jax.data.dataset import Dataset
+from allmrec_jax.records import read_card
 from allmrec_jax.report import facts
-from allmrec_jax.report.readers import read_export, read_run
+from allmrec_jax.report.readers import read_run
 from allmrec_jax.report.words import TRAINED
 
 EMBEDDED = ("opt-nano", "sbert-nano")
@@ -68,8 +69,8 @@ def models(results: Mapping[str, Any], runs: Mapping[str, Path]) -> dict[str, st
     settings = results.get("settings", {})
     found = {"language model": settings.get("llm"), "sentence encoder": settings.get("encoder")}
     for path in _chain(results, runs):
-        found["language model"] = found["language model"] or read_export(path, "stage2").get("llm")
-        found["sentence encoder"] = found["sentence encoder"] or read_export(path, "stage1").get("encoder")
+        found["language model"] = found["language model"] or read_card(path, "stage2").get("llm")
+        found["sentence encoder"] = found["sentence encoder"] or read_card(path, "stage1").get("encoder")
     if "RECFORMER" in results["systems"]:
         found["Longformer"] = settings.get("longformer")
     return {role: name if name in EMBEDDED else _short(name) for role, name in found.items() if name}

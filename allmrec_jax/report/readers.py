@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
+from allmrec_jax.checking import Digest, PlainName, checked
 from allmrec_jax.errors import UserError, first_line
 from allmrec_jax.fileio import read_json
 from allmrec_jax.prompts import STYLES
@@ -17,12 +18,6 @@ from allmrec_jax.report import facts, paper
 
 if TYPE_CHECKING:
     import polars as pl
-
-PlainName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z")]
-"""A name that may be one of a file: letters, digits, ``_`` and ``-``."""
-
-Identity = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-"""A SHA-256 in hexadecimal digits."""
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 Interval = Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
@@ -127,21 +122,11 @@ class _Results(TypedDict):
 class _Run(TypedDict):
     """Beyond what :func:`allmrec_jax.runs.load_run` checks."""
 
-    identity: Identity
+    identity: Digest
     upstream: dict[str, str]
     versions: NotRequired[dict[str, str]]
     machine: NotRequired[_Machine]
     command: NotRequired[list[str]]
-
-
-class _Cost(TypedDict):
-    seconds: float
-    peak_mib: float
-
-
-class _Exported(TypedDict):
-    llm: NotRequired[str]
-    encoder: NotRequired[str]
 
 
 class _Tables(TypedDict):
@@ -152,8 +137,11 @@ def read_results(directory: Path) -> dict[str, Any]:
     """``results.json`` of an evaluation.
 
     Raises:
-        UserError: it is missing, not JSON, of another schema or of another structure.
+        UserError: it is missing, not JSON, of another schema or of another structure; or the ``users.parquet`` beside
+            it is of another evaluation.
     """
+    from allmrec_jax.evaluation.results import check_pair
+
     path = directory / "results.json"
     if not path.is_file():
         raise UserError(f"{directory}: no results.json; run `allmrec eval overall --out {directory}` first")
@@ -163,8 +151,9 @@ def read_results(directory: Path) -> dict[str, Any]:
     for key in ("data", "runs", "systems"):
         if not results.get(key):
             raise UserError(f"{path}: {key!r} is missing or empty; run the evaluation again")
-    _checked(path, results, _Results, again)
+    checked(path, results, _Results, again)
     _check_values(path, results)
+    check_pair(directory)
     return results
 
 
@@ -177,19 +166,8 @@ def read_run(directory: Path) -> dict[str, Any]:
     from allmrec_jax.runs import load_run
 
     about = load_run(directory)
-    return _checked(directory / "run.json", about, _Run, "train this run again")
-
-
-def read_cost(directory: Path) -> dict[str, Any] | None:
-    """What a training took, where it was measured: ``{"seconds": …, "peak_mib": …}``."""
-    path = directory / "cost.json"
-    return read_json(path, _Cost, "delete it: it is only shown") if path.is_file() else None
-
-
-def read_export(directory: Path, name: str) -> dict[str, Any]:
-    """The record ``NAME.json`` beside a run's export, empty where there is none."""
-    path = directory / "export" / f"{name}.json"
-    return read_json(path, _Exported, "train this run again") if path.is_file() else {}
+    checked(directory / "run.json", about, _Run, "train this run again")
+    return about
 
 
 def read_log(directory: Path) -> list[dict[str, Any]]:
@@ -286,11 +264,3 @@ def _numbers(value: Any, place: str) -> Iterator[tuple[str, float]]:
             yield from _numbers(item, place)
     elif isinstance(value, float):
         yield place, value
-
-
-def _checked(path: Path, value: Any, kind: Any, remedy: str) -> Any:
-    try:
-        msgspec.convert(value, kind)
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise UserError(f"{path}: {first_line(error)}; {remedy}") from error
-    return value

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from allmrec_jax.records import read_cost
 from allmrec_jax.report import facts, figures, provenance
-from allmrec_jax.report.readers import read_cost, read_log, read_run
+from allmrec_jax.report.readers import read_log, read_run
 from allmrec_jax.report.words import CURVES, STAGES
 
 LEFT_OUT = {"gradient_norm", "rec_accuracy", "hit@3", "hit@5", "hit@10", "ndcg@5", "mrr"} | {

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from allmrec_jax.data.dataset import Dataset, item_texts
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, first_line
 from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.models.cf.protocol import CFModel
 from allmrec_jax.rng import numpy_rng
@@ -173,7 +173,7 @@ def read_new_items(path: Path) -> list[NewItem]:
         # A JSON text may hold other separators of lines than these; Windows begins files with a BOM.
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
+        raise UserError(f"{path}: cannot be read ({first_line(error)})") from error
     items = [_new_item(f"{path}, line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not items:
         raise UserError(f"{path}: no item in it; write one JSON object a line")
@@ -183,8 +183,9 @@ def read_new_items(path: Path) -> list[NewItem]:
 def _new_item(where: str, line: str) -> NewItem:
     try:
         row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not valid JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{where}: not valid JSON ({reason})") from error
     if not isinstance(row, dict):
         raise UserError(f"{where}: not a JSON object")
     if isinstance(row.get("id"), int) and not isinstance(row["id"], bool):

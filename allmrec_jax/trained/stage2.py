@@ -5,7 +5,7 @@ Shapes: N items, Dj width of an item vector.
 
 import dataclasses
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,14 @@ from jaxtyping import Float
 
 from allmrec_jax import sharding
 from allmrec_jax.errors import UserError
-from allmrec_jax.fileio import load_arrays, read_json
+from allmrec_jax.fileio import load_arrays
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender, SoftTokens
 from allmrec_jax.models.cf.protocol import CFModel
 from allmrec_jax.pretrained.frozen_llm import LLMWeights, load_llm, prompt_tables
 from allmrec_jax.pretrained.llm import check_llm, llm_hash
 from allmrec_jax.prompts import STYLES
+from allmrec_jax.records import read_llm
 from allmrec_jax.runs import load_run, run_settings, verify_export
 from allmrec_jax.training.stage1_export import Stage1Export
 from allmrec_jax.training.stage2 import item_latents
@@ -91,10 +92,6 @@ class Stage2Export:
         )
 
 
-class _Card(TypedDict):
-    llm: str
-
-
 def load_stage2(path: Path | str) -> Stage2Export:
     """The export of a finished ``train stage2`` or ``train mlp-llm`` run.
 
@@ -106,7 +103,7 @@ def load_stage2(path: Path | str) -> Stage2Export:
     if about["kind"] not in ("stage2", "mlp-llm"):
         raise UserError(f"{path} is a {about['kind']} run; a stage2 run is needed here")
     verify_export(path)
-    llm = read_json(path / "export" / "stage2.json", _Card, "train stage2 again")["llm"]
+    llm = read_llm(path, "stage2")
     params = jax.tree.map(jnp.asarray, load_arrays(path / "export" / "params.safetensors"))
     return Stage2Export(path, about, run_settings(path, about, Stage2Settings), llm, params)
 

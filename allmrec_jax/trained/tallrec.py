@@ -2,11 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from allmrec_jax.baselines.tallrec import KINDS, TallrecSettings, make_recommender
 from allmrec_jax.errors import UserError
-from allmrec_jax.fileio import read_json
 from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.inference.yes_no import YesNoRecommender
@@ -14,6 +13,7 @@ from allmrec_jax.models.llm.lora import merge
 from allmrec_jax.pretrained.frozen_llm import load_llm, prompt_tables
 from allmrec_jax.pretrained.llm import llm_hash
 from allmrec_jax.pretrained.peft import load_adapter
+from allmrec_jax.records import read_llm
 from allmrec_jax.runs import load_run, run_settings, verify_export
 
 
@@ -62,10 +62,6 @@ class TallrecExport:
         return make_recommender(model, merged, tables, self.settings, batch_size=batch_size, decode=decode)
 
 
-class _Card(TypedDict):
-    llm: str
-
-
 def load_tallrec(path: Path | str) -> TallrecExport:
     """The export of a finished ``train tallrec`` run.
 
@@ -77,5 +73,5 @@ def load_tallrec(path: Path | str) -> TallrecExport:
     if about["kind"] not in KINDS:
         raise UserError(f"{path} is a {about['kind']} run; a tallrec run is needed here")
     verify_export(path)
-    llm = read_json(path / "export" / "tallrec.json", _Card, "train TALLRec again")["llm"]
+    llm = read_llm(path, "tallrec")
     return TallrecExport(path, about, run_settings(path, about, TallrecSettings), llm)

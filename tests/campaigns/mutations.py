@@ -1,31 +1,42 @@
-"""Damages every kind of file that is read back, and looks at what becomes of it.
+"""Damages every kind of file that is read, and looks at what becomes of it.
 
     python tests/campaigns/mutations.py --inputs 20000 --out benchmarks/results/campaign_mutations.json
 
-Each input is one file changed in one way: bits flipped, cut short, a block of zeros, bytes added or taken away,
-emptied, or, where it is JSON, another value or structure in one place. It is refused in one line, or read as what it
-was (the change does not matter), or it counts: an error with a traceback; and, of files that carry hashes, other
-numbers taken as good. Draws are seeded; the files are restored after each input, and compared at the end.
+Each input is one file changed in one way (``damage.py``): its bytes, its text, or, taken apart and put together again,
+what its format says. It is refused in one line, or read as what it was (the change does not matter), or, of files that
+carry no hash, read as something else that is sound; or it counts: an error with a traceback, numbers of a file with
+hashes taken as good, more than a minute. Each input draws from a generator of its own, so that ``--first N --inputs 1``
+repeats it. Files are restored after each, and compared at the end. With ``--out`` the counts are written as they come,
+and the same command tries the faults again and goes on from there.
+
+A module of the product that reads files is named in ``readers.py`` with the kinds that damage them; a test compares
+that list with the modules, so that a new reader fails it until its files have a kind here.
 """
 
 import argparse
 import dataclasses
-import hashlib
+import faulthandler
 import json
+import logging
 import random
 import signal
 import sys
 import tempfile
 import time
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import others
+import own
 import polars as pl
+from damage import damaged
+from kinds import Kind, contents, files, hash_of
 
 from allmrec_jax.data.candidates import load_candidates
 from allmrec_jax.data.dataset import load_dataset, replace_dataset
@@ -36,44 +47,17 @@ from allmrec_jax.models.cf.protocol import load_cf
 from allmrec_jax.models.cf.registry import CF_PRESETS
 from allmrec_jax.models.cf.sasrec import SASRec, SASRecConfig
 from allmrec_jax.report.readers import read_results, read_run
-from allmrec_jax.runs import Run, load_run
+from allmrec_jax.runs import Run, load_run, machine, versions
 from allmrec_jax.trained.stage2 import load_stage2
 from allmrec_jax.training.metrics import read_lines
 from allmrec_jax.training.stage1_export import load_stage1
 from allmrec_jax.training.stage1_settings import Stage1Settings
 from allmrec_jax.training.stage2_settings import Stage2Settings
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # what other tests make their models with
+
 LIMIT = 60
 """Seconds after which an input counts as hanging."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """Files of one kind.
-
-    Attributes:
-        files: one of which is damaged at a time.
-        read: reads them and returns what they say, as a hash.
-        hashed: whether they carry hashes, so that no damage may be taken as good.
-    """
-
-    files: list[Path]
-    read: Callable[[], str]
-    hashed: bool
-
-
-def hash_of(*parts: Any) -> str:
-    """A hash of arrays, texts and whatever has a faithful ``repr``."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(parts):
-        if hasattr(leaf, "dtype"):
-            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                leaf = jax.random.key_data(leaf)
-            array = np.asarray(leaf)
-            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
-        else:
-            digest.update(repr(leaf).encode())
-    return digest.hexdigest()
 
 
 def make(root: Path) -> dict[str, Kind]:
@@ -93,12 +77,7 @@ def make(root: Path) -> dict[str, Kind]:
     candidates = load_candidates(data)
 
     def read_data() -> str:
-        read = load_dataset(data.path)
-        slices = [read.slices[name] for name in sorted(read.slices)]
-        cold = read.cold_users
-        texts = [read.name, read.titles, read.descriptions, read.users_raw, read.items_raw, read.categories, cold.raw]
-        arrays = [read.items, read.offsets, read.timestamps, read.train_count, cold.items, cold.offsets]
-        return hash_of(texts, arrays, slices, read.num_users, read.num_items)
+        return contents(load_dataset(data.path))
 
     def read_candidates() -> str:
         read = load_candidates(data)
@@ -149,9 +128,6 @@ def make(root: Path) -> dict[str, Kind]:
         times={"systems": {"SASRec": 1.0}},
     )
 
-    def files(folder: Path, *without: str) -> list[Path]:
-        return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in without)
-
     def export(path: Path, read: Callable[[], str]) -> Kind:
         return Kind(files(path / "export"), read, True)
 
@@ -163,7 +139,7 @@ def make(root: Path) -> dict[str, Kind]:
         "data set": Kind(
             [path for path in files(root / "data", ".allmrec") if path.parent == data.path], read_data, True
         ),
-        "mark of a data set": Kind([data.path / ".allmrec"], read_data, False),
+        "mark of a data set": Kind([data.path / ".allmrec"], read_data),
         "candidates": Kind(files(data.path / "candidates"), read_candidates, True),
         "export of cf": export(cf.path, lambda: hash_of(_model(load_cf(cf.path, data)))),
         "export of stage 1": export(stage1.path, lambda: hash_of(_fields(load_stage1(stage1.path)))),
@@ -171,13 +147,13 @@ def make(root: Path) -> dict[str, Kind]:
             stage2.path, lambda: hash_of(load_stage2(stage2.path).params, load_stage2(stage2.path).llm)
         ),
         "checkpoint": Kind(files(trained.path / "steps", "hashes.json"), read_checkpoint, True),
-        "hashes of a checkpoint": Kind([trained.path / "steps" / "3" / "hashes.json"], read_checkpoint, False),
+        "hashes of a checkpoint": Kind([trained.path / "steps" / "3" / "hashes.json"], read_checkpoint),
         "run.json and DONE": Kind(
             [cf.path / "run.json", cf.path / "DONE"],
             lambda: hash_of(load_run(cf.path), read_run(cf.path), _model(load_cf(cf.path, data))),
-            False,
+            slow=True,
         ),
-        "best": Kind([trained.path / "best"], lambda: hash_of(trained.best_step()), False),
+        "best": Kind([trained.path / "best"], lambda: hash_of(trained.best_step())),
         "metrics.jsonl": Kind(
             [trained.path / "metrics.jsonl"], lambda: hash_of(read_lines(trained.path / "metrics.jsonl")), False
         ),
@@ -185,7 +161,6 @@ def make(root: Path) -> dict[str, Kind]:
         "results.json": Kind(
             [root / "results" / "results.json"],
             lambda: hash_of(read_results(root / "results"), read_tables()),
-            False,
         ),
     }
 
@@ -198,142 +173,120 @@ def _fields(read: Any) -> Any:
     return [read.joint, read.text, read.trained, read.params, repr(read.settings)]
 
 
-ODD: tuple[Any, ...] = (
-    None,
-    True,
-    -1,
-    1 << 70,
-    1e308,
-    "",
-    "../../escaped",
-    "\x1b[2J",
-    "x" * 5000,
-    [],
-    [[]],
-    {},
-    {"a": {}},
-    [None] * 9,
-)
-"""Values that a place in JSON may hold in place of its own."""
+PARTS: dict[str, Callable[[Path], Iterable[tuple[str, Kind]]]] = {
+    "runs": lambda root: make(root / "runs").items(),
+    "own": lambda root: own.beside(root / "own", root / "runs" / "results"),
+    "raw": lambda root: others.raw(root / "raw"),
+    "models": lambda root: others.models(root / "models"),
+    "official": lambda root: others.official_files(root / "official"),
+    "given": lambda root: others.given_by_users(root / "given"),
+}
+"""The kinds by who wrote the files."""
 
 
-def damaged(content: bytes, name: str, rng: random.Random) -> bytes:
-    """The content of a file, changed in one way."""
-    ways: list[Callable[[bytes, random.Random], bytes]] = [_flipped, _cut, _zeroed, _longer, _shorter]
-    if rng.random() < 0.02:
-        return b""
-    if name.endswith((".json", ".allmrec", "DONE", "best")) and rng.random() < 0.7:
-        return _restructured(content, rng)
-    if name.endswith(".jsonl") and rng.random() < 0.7:
-        lines = content.splitlines(keepends=True)
-        at = rng.randrange(len(lines))
-        lines[at] = _restructured(lines[at], rng) + b"\n"
-        return b"".join(lines)
-    return rng.choice(ways)(content, rng)
+def campaign(
+    root: Path, inputs: int, seed: int, first: int = 0, out: Path | None = None, parts: Sequence[str] = tuple(PARTS)
+) -> dict[str, Any]:
+    """Damages files, of each kind in turn, and counts what became of them.
 
-
-def _flipped(content: bytes, rng: random.Random) -> bytes:
-    changed = bytearray(content)
-    for _ in range(rng.choice((1, 1, 1, 2, 8))):
-        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def _cut(content: bytes, rng: random.Random) -> bytes:
-    return content[: rng.randrange(len(content))]
-
-
-def _zeroed(content: bytes, rng: random.Random) -> bytes:
-    at, size = rng.randrange(len(content)), rng.choice((1, 16, 512))
-    return content[:at] + bytes(min(size, len(content) - at)) + content[at + size :]
-
-
-def _longer(content: bytes, rng: random.Random) -> bytes:
-    at = rng.randrange(len(content) + 1)
-    return content[:at] + rng.randbytes(rng.choice((1, 8, 64))) + content[at:]
-
-
-def _shorter(content: bytes, rng: random.Random) -> bytes:
-    at = rng.randrange(len(content))
-    return content[:at] + content[at + rng.choice((1, 8, 64)) :]
-
-
-def _restructured(content: bytes, rng: random.Random) -> bytes:
-    """JSON with another value in one place, without a key, or nested deeper than a parser goes."""
-    if rng.random() < 0.05:
-        return rng.choice((b"[" * 100_000, b"9" * 5000, b"NaN", b'"text"', b"[]", b"{}", b"\xff\xfe{}"))
-    value = json.loads(content)
-    places: list[tuple[Any, Any]] = []
-
-    def visit(node: Any) -> None:
-        for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
-            places.append((node, key))
-            visit(node[key])
-
-    visit(value)
-    if not places:
-        return json.dumps(rng.choice(ODD)).encode()
-    node, key = rng.choice(places)
-    if rng.random() < 0.2:
-        del node[key]
-    else:
-        node[key] = rng.choice(ODD)
-    return json.dumps(value).encode()
-
-
-def campaign(root: Path, inputs: int, seed: int) -> dict[str, Any]:
-    """Damages ``inputs`` files, of each kind in turn, and counts what became of them."""
-    kinds = make(root)
+    Args:
+        root: an empty folder.
+        inputs: the inputs' number, those before ``first`` counted.
+        seed: of all draws.
+        first: the input to begin with.
+        out: where the counts so far are kept and gone on from.
+        parts: of :data:`PARTS`.
+    """
+    kinds = {name: kind for part in parts for name, kind in PARTS[part](root)}
     before = {name: (kind.read(), kind.read()) for name, kind in kinds.items()}
-    assert all(first == second for first, second in before.values()), "reading twice must say the same"
+    assert all(right == again for right, again in before.values()), "reading twice must say the same"
+    turns = [name for again in range(5) for name, kind in kinds.items() if not (again and kind.slow)]
     whole = digests(root)
-    rng = random.Random(seed)
+    intact = {path: path.read_bytes() for kind in kinds.values() for path in kind.files}
     counts: dict[str, Counter[str]] = {name: Counter() for name in kinds}
     slowest: dict[str, float] = dict.fromkeys(kinds, 0.0)
-    faults: list[str] = []
-    for number in range(inputs):
-        name = list(kinds)[number % len(kinds)]
+    faults: dict[int, str] = {}
+    numbers, reached = list(range(first, inputs)), first
+    if out is not None and out.is_file() and (so_far := json.loads(out.read_text()))["seed"] == seed:
+        for name, kind in so_far["kinds"].items():
+            slowest[name] = kind["slowest_seconds"]
+            counts[name].update({key: kind[key] for key in OUTCOMES if key in kind})
+        reached = so_far["inputs"]
+        numbers = list(range(reached, inputs))
+        for fault in so_far["faults"]:  # is tried again
+            number, name, outcome = (fault.split(", ", 3)[i] for i in range(3))
+            counts[name][outcome] -= 1
+            numbers.insert(0, int(number))
+
+    def found(number: int) -> dict[str, Any]:
+        told = {
+            name: {"hashed": kinds[name].hashed, **+counts[name], "slowest_seconds": round(slowest[name], 2)}
+            for name in kinds
+        }
+        total = {outcome: sum(each[outcome] for each in counts.values()) for outcome in OUTCOMES}
+        return {"inputs": number, "seed": seed, **total, "kinds": told, "faults": list(faults.values())}
+
+    for number in numbers:
+        rng = random.Random(f"{seed} {number}")
+        name = turns[number % len(turns)]
         kind = kinds[name]
-        path = rng.choice([path for path in kind.files if path.stat().st_size])
-        content = path.read_bytes()
-        changed = damaged(content, path.name, rng)
-        if changed == content:
+        path = rng.choice([path for path in kind.files if intact[path]])
+        swapped = [intact[other] for other in (*kind.files, *rng.sample(list(intact), 2)) if other != path]
+        changed = damaged(intact[path], swapped, rng)
+        if changed == intact[path]:
             counts[name]["unchanged"] += 1
             continue
         path.write_bytes(changed)
+        faulthandler.dump_traceback_later(5 * LIMIT, exit=True)
         started = time.perf_counter()
-        outcome = _outcome(kind, before[name][0])
-        slowest[name] = max(slowest[name], time.perf_counter() - started)
-        if outcome.startswith(("traceback", "hang")) or (kind.hashed and outcome == "accepted"):
-            faults.append(f"input {number}, {name}, {path.relative_to(root)}: {outcome}")
-        counts[name][outcome.partition(":")[0]] += 1
-        path.write_bytes(content)
-    assert digests(root) == whole, "files were lost or changed"
-    return {
-        "inputs": inputs,
-        "seed": seed,
-        "kinds": {
-            name: {"hashed": kinds[name].hashed, **counts[name], "slowest_seconds": round(slowest[name], 2)}
-            for name in kinds
-        },
-        "faults": faults,
-    }
+        outcome, what = _outcome(kind, before[name][0])
+        seconds = time.perf_counter() - started
+        faulthandler.cancel_dump_traceback_later()
+        if seconds > LIMIT:  # whatever became of the alarm's exception
+            outcome = "hang"
+        slowest[name] = max(slowest[name], seconds)
+        if outcome in ("traceback", "hang") or (kind.hashed and outcome == "accepted"):
+            faults[number] = f"{number}, {name}, {outcome}, {path.relative_to(root)}: {what}"
+            print(faults[number], flush=True)
+        counts[name][outcome] += 1
+        path.write_bytes(intact[path])
+        reached = max(reached, number + 1)
+        if out is not None and number % 100 == 99:
+            write_json(out, found(reached))
+    after = digests(root)
+    assert {name: after.get(name) for name in whole if not _written_by_reading(name)} == {
+        name: digest for name, digest in whole.items() if not _written_by_reading(name)
+    }, "files were lost or changed"
+    return found(inputs)
 
 
-def _outcome(kind: Kind, right: str) -> str:
+OUTCOMES = ("refused", "harmless", "accepted", "unchanged", "traceback", "hang")
+
+
+def _written_by_reading(name: str) -> bool:
+    """Whether a file is what a command made of the damaged ones."""
+    return name.startswith(("raw/prepared/", "official/taken-over/", "own/report/"))
+
+
+def _outcome(kind: Kind, right: str) -> tuple[str, str]:
+    """One of :data:`OUTCOMES`, and what is to be known of a fault."""
+
     def hang(*_: Any) -> None:
         raise TimeoutError
 
     before = signal.signal(signal.SIGALRM, hang)
     signal.alarm(LIMIT)
     try:
-        return "harmless" if kind.read() == right else "accepted"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # NumPy's, of numbers that are lost
+            return ("harmless" if kind.read() == right else "accepted"), ""
     except UserError as error:
-        return "refused" if "\n" not in str(error) and len(str(error)) < 2000 else "traceback: not one line"
+        plain = "\n" not in str(error) and len(str(error)) < 2000
+        return ("refused", "") if plain else ("traceback", f"not one line: {str(error)[:300]!r}")
     except TimeoutError:
-        return "hang"
+        return "hang", ""
     except (Exception, pl.exceptions.PanicException) as error:
-        return f"traceback: {type(error).__name__}: {str(error)[:200]}"
+        return "traceback", f"{type(error).__name__}: {str(error)[:200]}"
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
@@ -343,14 +296,20 @@ def main() -> None:
     """The long form."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=20_000)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=tuple(PARTS))
     given = parser.parse_args()
+    logging.disable(logging.CRITICAL)
+    started = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        found = campaign(Path(folder), given.inputs, given.seed)
-    print(json.dumps(found, indent=2))
+        found = campaign(Path(folder), given.first + given.inputs, given.seed, given.first, given.out, given.parts)
+    print(json.dumps({key: found[key] for key in ("inputs", *OUTCOMES)}))
     if given.out is not None:
-        write_json(given.out, {"command": " ".join(["python", *sys.argv]), **found})
+        about = {"command": " ".join(["python", *sys.argv]), "versions": versions(), "machine": machine()}
+        write_json(given.out, {**about, **found})
+    print(f"{time.time() - started:.0f} s")
     sys.exit(bool(found["faults"]))
 
 

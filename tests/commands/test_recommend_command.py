@@ -15,6 +15,7 @@ import allmrec_jax as ar
 from allmrec_jax import cli
 from allmrec_jax.data.dataset import Dataset, write_dataset
 from allmrec_jax.embedded.sbert_nano import SbertNanoSettings, new_encoder
+from allmrec_jax.errors import UserError
 from allmrec_jax.pretrained.llm import save_checkpoint
 from allmrec_jax.pretrained.sentence_encoder import save_sentence_encoder
 from allmrec_jax.trained.recommend import NewItem, load_recommender
@@ -236,6 +237,17 @@ def test_lists_of_all_users_go_into_a_file(trained: Trained, recommend: Callable
 def test_bad_lists_are_one_line(recommend: Callable, arguments: tuple[str, ...], message: str):
     out, err, code = recommend(*arguments)
     assert code == 2 and message in err and err.count("\n") == 1 and out == ""
+
+
+def test_a_column_that_holds_no_ids_is_one_line(tmp_path: Path):
+    from allmrec_jax.api.recommending import read_users
+
+    pl.DataFrame({"user_id": [["a"], ["b"]]}).write_parquet(tmp_path / "users.parquet")
+    with pytest.raises(UserError, match=r"users\.parquet: column 'user_id' holds no ids"):
+        read_users(tmp_path / "users.parquet")
+    (tmp_path / "users.parquet").write_bytes(b"PAR1" + bytes(40) + b"PAR1")
+    with pytest.raises(UserError, match=r"users\.parquet: cannot be read"):
+        read_users(tmp_path / "users.parquet")
 
 
 def test_fit_again_trains_nothing(trained: Trained):

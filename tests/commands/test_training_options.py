@@ -127,6 +127,12 @@ def test_a_missing_file_is_one_line(shown):
     assert "absent.yaml: cannot be read (No such file" in shown("train", "cf", "--config", "absent.yaml")["error"]
 
 
+@pytest.mark.parametrize("text", ["steps: \x00", "steps: \x1b", f"steps: {'9' * 5000}", "seed: 2020-13-45", "[" * 5000])
+def test_yaml_that_cannot_be_is_one_line(shown, file, text):
+    error = shown("train", "stage2", "--config", file(text))["error"]
+    assert ("not valid YAML" in error or "nested too deeply" in error or "is expected" in error) and len(error) < 500
+
+
 def test_the_folder_of_runs_has_one_name(shown):
     """Training commands called it ``--out`` once."""
     for kind in ("cf", "stage2", "tallrec"):

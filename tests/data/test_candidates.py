@@ -132,6 +132,18 @@ def test_damaged_or_foreign_file_is_refused(dataset, tmp_path):
         load_candidates(dataset, seed=4)
 
 
+def test_numbers_of_another_type_or_shape_are_refused_though_their_hash_is_the_same(dataset):
+    load_candidates(dataset, seed=9)
+    path = candidates_path(dataset, "overall", "test", 9)
+    with np.load(path) as file:
+        arrays = dict(file)
+    wide = arrays["candidates"].astype(np.int64) + (1 << 32)  # the same 32 bits, other items
+    for changed in ({"candidates": wide}, {"users": arrays["users"][None]}, {"target": arrays["target"][:, None]}):
+        np.savez(path, **{**arrays, **changed})
+        with pytest.raises(UserError, match="SHA-256"):
+            load_candidates(dataset, seed=9)
+
+
 def test_too_few_items_is_a_user_error(tmp_path):
     dataset = dataset_of(tmp_path / "few", [[1, 2, 3]], [f"T{i}" for i in range(1, 22)])
     with pytest.raises(UserError, match=r"user 0 leaves 19 items .* 20 are needed"):

@@ -14,6 +14,7 @@ from allmrec_jax.data.dataset import (
     count_training_items,
     item_texts,
     load_dataset,
+    replace_dataset,
     write_dataset,
 )
 from allmrec_jax.errors import UserError
@@ -162,6 +163,17 @@ def test_what_is_no_data_set_is_refused(tmp_path):
         load_dataset(tmp_path / "d")
     manifest.write_text("{")
     with pytest.raises(UserError, match=r"manifest\.json"):
+        load_dataset(tmp_path / "d")
+
+
+@pytest.mark.parametrize("name", ["items.parquet", "users.parquet"])
+def test_tables_are_compared_with_their_hashes_when_a_data_set_is_opened(tmp_path, name):
+    lists = {"titles": ["a", "b", "c"], "descriptions": [""] * 3}
+    sequences = {"items": np.array([1, 2, 3]), "offsets": np.array([0, 3]), "timestamps": None}
+    replace_dataset(tmp_path / "d", name="x", **sequences, **lists)
+    content = (tmp_path / "d" / name).read_bytes()
+    (tmp_path / "d" / name).write_bytes(content[:-30] + bytes(1) + content[-29:])
+    with pytest.raises(UserError, match=rf"{name}: damaged .*run `allmrec prepare` again"):
         load_dataset(tmp_path / "d")
 
 

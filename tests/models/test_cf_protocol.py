@@ -109,6 +109,7 @@ def test_what_only_a_live_model_can_do_is_refused(dataset, arrays):
         ("users_train.npy", np.zeros((USERS, DIM), np.int64), "users_train.npy: int64"),
         ("users_valid.npy", np.zeros((USERS, DIM + 1)), "users_valid.npy.*width 4.*items.npy has 3"),
         ("users_test.npy", np.zeros(USERS), r"users_test.npy.*\[4\]"),
+        ("users_test.npy", np.full((USERS, DIM), 1e300), "users_test.npy: 'in float32' is not finite at \\[0, 0\\]"),
         ("users_test.npy", np.full((USERS, DIM), np.nan), "users_test.npy: 'users_test' is not finite at \\[0, 0\\]"),
     ],
 )

@@ -382,6 +382,7 @@ def test_the_genre_task_has_its_own_metric_and_shows_what_was_said(made: Path, t
     results["tests"] = {"A-LLMRec - Majority genre": {"all": 0.0004}}
     results["examples"] = [{"user": 3, "history": ["A", "B"], "favourites": ["War"], "said": {"A-LLMRec": "War, Sea"}}]
     results["settings"] |= {"table": "genres", "title": "Favourite genres", "reference": "Majority genre"}
+    results.pop("users_sha256", None)  # the table below is not the one of these results
     (tmp_path / "results.json").write_text(json.dumps(results))
     genres = {"user": [3], "system": ["A-LLMRec"], "seed": [0], "genre_hit": [True]}  # no candidates, no target
     pl.DataFrame(genres).write_parquet(tmp_path / "users.parquet")
@@ -414,6 +415,15 @@ def test_bad_results_name_the_file(tmp_path: Path, content: str | None, message:
     with pytest.raises(UserError, match=message) as error:
         read_results(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def test_results_beside_another_evaluations_users_are_refused(made: Path, tmp_path: Path):
+    shutil.copytree(made / "results", tmp_path / "results")
+    users = tmp_path / "results" / "users.parquet"
+    pl.read_parquet(users).reverse().write_parquet(users)
+    with pytest.raises(UserError, match=r"users\.parquet: damaged, or of another evaluation than .*results\.json"):
+        write_report(tmp_path / "site", ReportSources([tmp_path / "results"]), models=False)
+    assert not (tmp_path / "site").exists()
 
 
 def paths_in(value: Any, place: tuple = ()) -> Iterator[tuple]:

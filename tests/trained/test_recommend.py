@@ -214,6 +214,8 @@ def test_new_items_are_read_from_json_lines(tmp_path: Path):
         ("{", "line 1: not valid JSON"),
         ('{"id": "a", "title": "T"}\n[]', "line 2: not a JSON object"),
         ('{"id": "a"}', "line 1: 'title' is missing"),
+        ("[" * 100_000, "line 1: not valid JSON .nested too deeply"),
+        ('{"id": ' + "9" * 5000 + "}", "line 1: not valid JSON"),
         ('{"id": true, "title": "T"}', "line 1: 'id' must be"),
         ('{"asin": "a", "title": "T"}', "line 1: 'id' is missing; there are 'asin', 'title'"),
         ('[{"id": "a", "title": "T"}]', "line 1: not a JSON object"),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import polars as pl
@@ -16,6 +16,7 @@ from allmrec_jax.data.readers.reading import DTYPES, Field, Reading
 from allmrec_jax.data.readers.streams import open_stream
 from allmrec_jax.data.readers.values import (
     BLANKS,
+    LATEST,
     MISSING,
     JsonFloat,
     JsonInteger,
@@ -33,7 +34,7 @@ CHUNK_BYTES = 1 << 25
 FAST_TYPES: dict[str, Any] = {
     "id": str | int,
     "number": float,
-    "time": float,
+    "time": Annotated[float, msgspec.Meta(ge=-LATEST, le=LATEST)],
     "text": str | None,
     "texts": str | list[str] | None,
 }

@@ -7,7 +7,7 @@ import polars as pl
 
 from allmrec_jax.data.readers.reading import Field, Reading
 from allmrec_jax.data.readers.values import typed
-from allmrec_jax.errors import UserError
+from allmrec_jax.errors import UserError, first_line
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -24,8 +24,8 @@ def parquet_columns(path: Path) -> list[str]:
     """The column names of a file or directory."""
     try:
         return list(pl.read_parquet_schema(parts_of(path)[0]))
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({error})") from error
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({first_line(error)})") from error
 
 
 def read_parquet(path: Path, reading: Reading, fields: Mapping[str, Field]) -> pl.DataFrame:
@@ -40,8 +40,8 @@ def read_parquet(path: Path, reading: Reading, fields: Mapping[str, Field]) -> p
     columns = [pl.col(column.key).alias(name) for name, column in fields.items() if column.key in present]
     try:
         frame = pl.scan_parquet(parts, hive_partitioning=False).select(columns).with_row_index("", 1).collect()
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({error})") from error
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise UserError(f"{path}: cannot be read as Parquet ({first_line(error)})") from error
     for name, column in fields.items():
         dtype = frame.schema.get(name)
         if dtype is not None and dtype.is_nested() and (column.kind != "texts" or isinstance(dtype, pl.Struct)):

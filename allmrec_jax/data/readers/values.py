@@ -32,6 +32,9 @@ BLANKS = " \t\n\r\f\v\u00a0\ufeff"
 
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 
+LATEST = 9e18
+"""The largest time, before or after 1970 and in any unit: whole seconds are kept in 64 bits."""
+
 ROUNDED = r"^-?[0-9](\.[0-9]+)?[eE]\+[0-9]+$"
 """An id that a spreadsheet or pandas made a float (``1.23E+17``): its last digits are lost."""
 
@@ -196,7 +199,9 @@ def _number(value: str) -> float | None:
 
 
 def _time(value: str) -> float | None:
-    return number if (number := _number(value)) is not None else _date(value.strip(BLANKS))
+    if (number := _number(value)) is None:
+        return _date(value.strip(BLANKS))
+    return number if abs(number) <= LATEST else None
 
 
 def _date(text: str) -> float | None:
@@ -256,7 +261,8 @@ def _as_numbers(values: pl.Series, column: Field) -> pl.Series:
         numbers = values.cast(pl.Datetime("ms")).dt.epoch("ms") / 1000
     else:
         numbers = values.cast(pl.Float64, strict=False)
-    return numbers.set(~numbers.is_finite(), None)
+    usable = numbers.abs() <= LATEST if column.kind == "time" else numbers.is_finite()
+    return numbers.set(~usable, None)
 
 
 def _as_texts(values: pl.Series, column: Field) -> pl.Series:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from allmrec_jax.data.dataset import CUTS, Cut, Dataset
 from allmrec_jax.errors import UserError, first_line
-from allmrec_jax.fileio import load_array, read_json
+from allmrec_jax.fileio import check_finite, load_array, read_json
 from allmrec_jax.models.cf.registry import cf_class, known_cf_models
 from allmrec_jax.runs import find_upstream
 
@@ -239,4 +239,7 @@ def _read_array(path: Path, rows: int, what: str) -> np.ndarray:
             f"{path}: {array.dtype} array of shape {list(array.shape)}; "
             f"floating point of shape [{rows}, D] is needed, a row for each of the data set's {rows} {what}"
         )
-    return array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite
+        single = array.astype(np.float32)
+    check_finite(path, {"in float32": single}, "export it again")
+    return single

@@ -217,6 +217,8 @@ BAD_REVIEWS = {
     review(unixReviewTime=None): "'unixReviewTime' should be a number or an ISO date, is null",
     review().replace("100", "NaN"): "'unixReviewTime' should be a number",
     review().replace("100", "1e999"): "'unixReviewTime' should be a number",
+    review().replace("100", "1e300"): "'unixReviewTime' should be a number",
+    review().replace("100", str(1 << 70)): "'unixReviewTime' should be a number",
 }
 
 
