@@ -358,39 +358,66 @@ def selftest() -> str:
     return "\n".join(lines) + "\n"
 
 
+SAME_PROTOCOL = {
+    ("cf", "test"): {"hit@1": "Hit@1", "ndcg@10": "NDCG@10"},
+    ("stage1", "first validation"): {
+        "hit@1": "Hit@1",
+        "own text hit@1": "own text nearest of all",
+        "text_recon": "text reconstruction",
+    },
+    ("stage1", "test"): {
+        "hit@1": "Hit@1",
+        "ndcg@10": "NDCG@10",
+        "own text hit@1": "own text nearest of 20",
+        "rec": "recommendation loss",
+        "match": "matching",
+        "item_recon": "item reconstruction",
+        "text_recon": "text reconstruction",
+    },
+}
+"""Rows of the comparison of trainings: half, moment and measure."""
+
+
 def same_protocol() -> str:
-    """Both halves of ``benchmarks/same_protocol.py``; nothing before it was run."""
+    """What ``benchmarks/same_protocol.py`` found on each data set and on average."""
     if not (RESULTS / "same_protocol.json").is_file():
         return "`benchmarks/same_protocol.py` has not been run to its end yet.\n"
     results = load("same_protocol")
-    lines = [
-        f"{results['data']['tested']:,} test users.\n",
-        "| | system | Hit@1 | NDCG@10 | seconds per epoch | CPU seconds per epoch |",
-        "|---|---|---|---|---|---|",
-    ]
+    sets = results["sets"]
+    heads = [f"{name} ({one['data']['tested']:,} test users)" for name, one in sets.items()]
+    lines = [f"| ours − official | {' | '.join(heads)} | mean |", "|---|" + "---|" * (len(heads) + 1)]
+    for (half, moment), measures in SAME_PROTOCOL.items():
+        title = "SASRec" if half == "cf" else "stage 1"
+        title += ", first validation" if moment != "test" else ""
+        for measure, words in measures.items():
+            found = [one[half]["summary"][moment][measure] for one in sets.values()]
+            cells = [
+                f"{one['ours']:.4f} − {one['official']:.4f} = {narrow(one['difference'])}"
+                if "difference" in one
+                else f"{one['ours']:.4f}, {one['official']:.4f}"
+                for one in found
+            ]
+            mean = results["pooled"].get(half, {}).get(moment, {}).get(measure)
+            cells.append(narrow(mean) if mean else "")
+            lines.append(f"| {title}: {words} | {' | '.join(cells)} |")
     notes = []
-    for half, title in (("cf", "SASRec"), ("stage1", "stage 1")):
-        found = results[half]["summary"]
-        for system in ("official", "ours"):
-            cells = [f"{found[metric][system]:.4f}" for metric in ("hit@1", "ndcg@10")]
-            cells += [f"{found[name][system]:.2f}" for name in ("seconds_per_epoch", "cpu_seconds_per_epoch")]
-            lines.append(f"| {title} | {system} | " + " | ".join(cells) + " |")
-        differences = {key: value for key, value in found["hit@1"].items() if key.startswith("difference")}
-        spans = ", ".join(
-            f"{value[0]:+.4f} ({value[1]:+.4f} to {value[2]:+.4f}) over {key.split()[-1].rstrip(')')}"
-            for key, value in differences.items()
-        )
-        seeds, rule = results[half]["seeds"], results[half]["rule"]
-        notes.append(
-            f"- {title}, seeds: {seeds}, at most {rule['epochs']} epochs: Hit@1, ours − official: {spans}.\n"
-            f"  An epoch of the official code takes {found['cpu_ratio']:.1f} times the CPU time of ours "
-            f"({found['speed_ratio']:.1f} times the time, on a machine with other work)."
-        )
-    for system, losses in results["stage1"]["summary"]["losses"].items():
-        values = ", ".join(f"{name} {mean:.4f} ± {spread:.4f}" for name, (mean, spread) in losses.items())
-        text = results["stage1"]["summary"]["own text among 20"]["hit@1"][system]
-        notes.append(f"- stage 1, {system}: own text nearest of 20 in {text:.4f}; losses on test users:\n  {values}.")
+    for name, one in sets.items():
+        halves = [
+            f"{title} {one[half]['seeds']} seeds, {one[half]['rule']['epochs']} epochs, "
+            f"first validation after {one[half]['runs']['ours'][0]['validations'][0]['epoch']}"
+            for half, title in (("cf", "SASRec"), ("stage1", "stage 1"))
+        ]
+        costs = [
+            f"{title} {one[half]['summary']['cpu_ratio']:.1f}"
+            for half, title in (("cf", "SASRec"), ("stage1", "stage 1"))
+        ]
+        notes.append(f"- {name}: {'; '.join(halves)}. CPU time of an epoch, official over ours: {', '.join(costs)}.")
     return "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
+
+
+def narrow(value: Iterable[float]) -> str:
+    """A small difference and its interval, with signs."""
+    return "{:+.4f} ({:+.4f} to {:+.4f})".format(*value)
 
 
 def kills() -> str:

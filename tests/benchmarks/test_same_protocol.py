@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind, ttest_rel
 
 from allmrec_jax.models.alignment import alignment_losses
 
@@ -37,10 +38,11 @@ class System:
     def load(self, state):
         self.epochs = state
 
-    def value(self):
-        return self.values[self.epochs]
+    def measures(self):
+        return {"loss": self.values[self.epochs]}
 
 
+@pytest.mark.parametrize("sign", [1, -1], ids=["more is better", "less is better"])
 @pytest.mark.parametrize(
     ("values", "rule", "trained", "best"),
     [
@@ -48,10 +50,13 @@ class System:
         ({2: 0.1, 4: 0.3, 5: 0.4}, (5, 2, 2), 5, 5),  # the last epoch is validated too
     ],
 )
-def test_the_best_epoch_is_kept_and_patience_ends(program, values, rule, trained, best):
-    system = System(values)
-    told = program.train(system, program.Rule(*rule))
-    assert (told["epochs"], told["best_epoch"], system.epochs, told["valid"]) == (trained, best, best, values[best])
+def test_the_best_epoch_is_kept_and_patience_ends(program, values, rule, trained, best, sign):
+    system = System({epoch: sign * value for epoch, value in values.items()})
+    told = program.train(system, program.Rule(*rule, "loss", sign == 1))
+    assert (told["epochs"], told["best_epoch"], system.epochs) == (trained, best, best)
+    assert told["validations"] == [
+        {"epoch": epoch, "loss": sign * value} for epoch, value in values.items() if epoch <= trained
+    ]
 
 
 def test_ranks_and_gains(program):
@@ -88,21 +93,56 @@ def test_stage1_losses_are_those_of_training(program):
     assert (found["ranks"] == 1).tolist() == won.tolist()
 
 
-def runs(program, hits, users=4000):
+def test_stage1_measures_are_of_ranks_and_losses(program):
+    found = {"ranks": np.asarray([1, 1, 3, 11]), "text_ranks": np.asarray([1, 2, 2, 2]), "losses": {"rec": 1.5}}
+    assert program.stage1_measures(found) == pytest.approx(
+        {"hit@1": 0.5, "ndcg@10": 0.625, "own text hit@1": 0.25, "rec": 1.5}
+    )
+
+
+def test_one_data_set_gets_the_paired_interval_over_seeds(program):
+    rng = np.random.default_rng(0)
+    ours, official = rng.normal(size=(2, 10))
+    expected = ttest_rel(ours, official).confidence_interval()
+    assert program.difference([ours - official]) == pytest.approx([(ours - official).mean(), *expected])
+
+
+def test_data_sets_count_alike_each_with_its_own_spread(program):
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(1, 2, 10), rng.normal(-1, 0.1, 7)
+    # Welch's interval of mean(first) - mean(-second), halved.
+    expected = ttest_ind(first, -second, equal_var=False).confidence_interval()
+    found = program.difference([first, second])
+    assert found == pytest.approx([(first.mean() + second.mean()) / 2, *(bound / 2 for bound in expected)])
+
+
+def runs(hits, users=4000):
     """One run a seed, with so many hits; the rest are misses."""
-    told = {"seconds_per_epoch": 1.0, "cpu_seconds_per_epoch": 1.0}
+    told = {"seconds_per_epoch": 1.0, "cpu_seconds_per_epoch": 1.0, "validations": [{"epoch": 1, "hit@1": 0.1}]}
     return [told | {"ranks": np.where(np.arange(users) < hit * users, 1, 5).tolist()} for hit in hits]
 
 
 @pytest.mark.parametrize(
     ("ours", "official", "within"),
     [
-        ((0.50, 0.51, 0.505), (0.505, 0.50, 0.51), True),
-        ((0.52, 0.53, 0.525), (0.50, 0.51, 0.505), False),  # apart
-        ((0.40, 0.50, 0.60), (0.40, 0.50, 0.60), False),  # seeds too far apart to tell
+        ((0.502, 0.506, 0.504), (0.504, 0.502, 0.506), True),
+        ((0.53, 0.54, 0.535), (0.50, 0.51, 0.505), False),  # apart
+        ((0.40, 0.50, 0.60), (0.50, 0.60, 0.40), False),  # seeds too far apart to tell
     ],
 )
-def test_the_verdict_needs_both_intervals(program, ours, official, within):
-    found = program.half_summary("cf", {"ours": runs(program, ours), "official": runs(program, official)})
-    assert found["within_limit"] is within and found["speed_ratio"] == 1
-    assert found["hit@1"]["ours"] == pytest.approx(np.mean(ours))
+def test_the_verdict_looks_at_every_data_set_and_at_their_mean(program, ours, official, within):
+    same, other = (
+        {"ours": runs((0.5, 0.5)), "official": runs((0.5, 0.5))},
+        {"ours": runs(ours), "official": runs(official)},
+    )
+    sets = {
+        name: {
+            half: {"summary": program.half_summary("cf", made), "seeds": len(made["ours"])} for half in program.HALVES
+        }
+        for name, made in (("same", same), ("other", other))
+    }
+    results = {"sets": sets, "pooled": program.pooled(sets)}
+    assert program.within_limit(results) is within
+    mean = results["pooled"]["cf"]["test"]["hit@1"][0]
+    assert mean == pytest.approx((np.mean(ours) - np.mean(official)) / 2, abs=1e-9)
+    assert sets["other"]["cf"]["summary"]["speed_ratio"] == 1
