@@ -747,7 +747,7 @@ def main(
 
     rules = {
         "cf": Rule(cf_epochs, max(1, cf_epochs // 5), 4, "ndcg@10", maximize=True),
-        "stage1": Rule(stage1_epochs, max(1, stage1_epochs // 3), 2, "total", maximize=False),
+        "stage1": Rule(stage1_epochs, max(1, stage1_epochs // 2), 2, "total", maximize=False),
     }
     protocol, known = json.dumps([str(data), rules]), work / "protocol.json"
     if known.is_file() and known.read_text() != protocol:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_ind, ttest_rel
+from scipy.stats import ttest_ind, ttest_rel  # type: ignore[import-untyped]
 
 from allmrec_jax.models.alignment import alignment_losses
 

@@ -94,6 +94,7 @@ def test_official_draws_with_replacement(dataset):
     data = cf.load_train_data(dataset, official)
     assert [bucket.tokens.shape for bucket in data.buckets] == [(301, 51)]
     assert cf.steps_per_epoch(data, official, dataset.num_users) == 302 // 128
+    assert cf.steps_per_epoch(data, official, 100) == 1  # fewer users than a batch
     rows = np.asarray(cf.batch_rows(jax.random.key(0), 301, 301, 2, official))
     assert rows.shape == (2, 128) and rows.max() < 301
     assert len(np.unique(rows)) < rows.size

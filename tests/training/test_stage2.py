@@ -261,6 +261,14 @@ def test_all_position_samples(dataset, tables):
     assert sorted(seen) == sorted(expected)
 
 
+def test_epochs_follow_each_other_without_a_gap(dataset, tables):
+    sampler = sampled(dataset, tables, batch_size=4)
+    drawn = np.concatenate([sampler.draw(index, 4).users for index in range(7)])
+    epochs = drawn.reshape(4, len(sampler))  # 28 samples
+    assert all(set(epoch) == set(sampler.users) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
+
+
 def test_candidates_hold_the_target_once_and_nothing_of_the_training_history(dataset, tables):
     sampler = sampled(dataset, tables, batch_size=7)
     places, later = [], set()
