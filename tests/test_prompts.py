@@ -131,6 +131,13 @@ def test_titles_that_collide_when_cut_get_a_longer_cut():
     assert [len(title) for title in shown[:2]] == [61, 61] and titles[1].startswith(shown[0])
 
 
+def test_titles_that_differ_in_the_first_token_behind_the_cut_are_told_apart():
+    whole = tables(["", "zq" * 8 + "a", "zq" * 8 + "b"], max_tokens=64).titles
+    limit = int((whole[1][: len(whole[2])] == whole[2]).argmin())  # the first token that differs
+    made = tables(["", "zq" * 8 + "a", "zq" * 8 + "b"], max_tokens=limit)
+    assert made.titles.extended == 2 and made.title(1) != made.title(2)
+
+
 def test_equal_titles_are_not_extended():
     table = title_table(tiny_llm.tokenizer(), ["", "zq" * 30, "zq" * 30], 6)
     assert table.extended == 0 and len(table[1]) == 6

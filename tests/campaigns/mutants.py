@@ -94,6 +94,9 @@ TESTS = (
 )
 """Tests that may kill a mutant, as patterns; others, of files, commands or pages, are not asked."""
 
+IDENTITIES = "tests/experiments/test_identities.py"
+"""Tests of all presets' values at once."""
+
 LEFT_OUT = {"RemoveDecorator", "VariableReplacer", "VariableInserter", "ExceptionReplacer"}
 ARITHMETIC = {"arith_expr", "term", "power", "expr", "and_expr", "xor_expr", "shift_expr"}
 
@@ -188,7 +191,11 @@ def _decides(node: NodeOrLeaf) -> bool:
             return False
         if outer.type == "annassign" and inner is outer.children[1]:
             return False
-        if isinstance(outer, Function) and (inner is outer.annotation or outer.name.value == "__repr__"):
+        if (
+            isinstance(outer, Function)
+            and outer.type == "funcdef"  # lambdas are functions too
+            and (inner is outer.annotation or outer.name.value == "__repr__")
+        ):
             return False
         inner = outer
     return True
@@ -341,7 +348,7 @@ class Recorded:
             chosen |= set().union(*of_module.values())
             naming = {file for file in test_files() if f"{dotted} " in (forked.REPOSITORY / file).read_text()}
             chosen |= {test for test in self.seconds if test.split("::")[0] in naming}
-            chosen |= {test for test in self.seconds if test.startswith("tests/experiments/test_identities.py")}
+            chosen |= {test for test in self.seconds if test.startswith(IDENTITIES)}
         by_file: dict[str, list[str]] = defaultdict(list)
         for test in sorted(chosen, key=lambda test: self.seconds[test]):
             by_file[test.split("::")[0]].append(test)
@@ -350,8 +357,8 @@ class Recorded:
 
         def rank(file: str) -> tuple[int, float]:
             name = Path(file).stem.removeprefix("test_")
-            nearest = 0 if file.startswith(own) and (name == stem or stem.startswith(f"{name}_")) else 1
-            return nearest, sum(self.seconds[test] for test in by_file[file])
+            nearest = file.startswith(own) and (name == stem or stem.startswith(f"{name}_"))
+            return int(not nearest and file != IDENTITIES), sum(self.seconds[test] for test in by_file[file])
 
         files = sorted(by_file, key=rank)
         beside = {

@@ -59,6 +59,16 @@ def test_a_user_who_has_met_everything_is_named(tmp_path_factory: pytest.TempPat
     )
     with pytest.raises(UserError, match="user 1 has all items"):
         UniformNegatives(few, few.lengths)
+    many = write_dataset(
+        tmp_path_factory.mktemp("many"),
+        name="many",
+        items=np.array([1, 2, 1, 2] * 10 + [1, 2, 3, 4], np.int32),
+        offsets=np.array([*range(0, 41, 2), 44]),
+        titles=["A", "B", "C", "D"],
+        descriptions=[""] * 4,
+    )
+    with pytest.raises(UserError, match="user 20 has all items"):
+        UniformNegatives(many, many.lengths)
 
 
 def test_on_the_device() -> None:

@@ -345,6 +345,18 @@ def test_metadata_of_other_ids_is_an_error_that_shows_one_of_each(tmp_path, item
     assert not (tmp_path / "out").exists()
 
 
+def test_metadata_of_next_to_none_of_the_items_is_an_error_too(tmp_path):
+    rows = [f"u{user},{item},{item}" for user in range(5) for item in range(60)]
+    (tmp_path / "r.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    for known in (3, 2):  # of 60: 5%, and less
+        (tmp_path / "m.csv").write_text("\n".join(["item_id,title", *(f"{n},Title {n}" for n in range(known))]))
+        if known == 3:
+            assert prepare(tmp_path / "r.csv", tmp_path / "out", items=tmp_path / "m.csv").num_items == 60
+        else:
+            with pytest.raises(UserError, match=r"m\.csv: describes 2 of the 60 items"):
+                prepare(tmp_path / "r.csv", tmp_path / "out2", items=tmp_path / "m.csv")
+
+
 def test_blanks_around_ids_count_for_nothing(tmp_path):
     assert csv_pair(tmp_path, " {}", "{} ").titles[1:] == [f"Title {n}" for n in range(5)]
 
@@ -398,3 +410,16 @@ def test_names_that_are_no_folder(made, name):
             made(block(), name=name)
     else:
         assert made(block(), name=name).name == "Games"
+
+
+def test_what_is_counted_on_the_way(made):
+    """By hand: 25 interactions of five users, one of them twice, two of them bad, and two at one time."""
+    rows = [*block(rating=5.0), ("a", "V", 5.0, 0), ("a", "Q", 2.0, 99), ("b", "Q", 1.0, 99)]
+    rows[1] = ("a", "W", 5.0, 0)
+    items = {item: {"title": f"Title {item}", "description": ["long"] if item in "VW" else []} for item in "VWXYZQ"}
+    counts = made(rows, items, rating_rule=">3", duplicates="exact").manifest["counts"]
+    expected = {
+        "interactions_read": 28, "users_read": 5, "items_read": 6, "dropped_by_rating": 2, "dropped_as_duplicates": 1,
+        "ties": 1, "items_without_title": 0, "items_without_description": 3, "dropped_without_title": 0,
+    }  # fmt: skip
+    assert {name: counts[name] for name in expected} == expected

@@ -92,8 +92,9 @@ def test_simulated_cold_users_are_in_no_training(tmp_path):
     candidates = load_candidates(where.asked)
     for each, length in zip([where, *shorter], (2, 1, 0), strict=True):
         assert each.trained.hash == where.trained.hash and each.asked.hash == where.asked.hash
-        assert each.history == each.about["history"] == length
+        assert each.history == each.about["history"] == length and not each.known
         histories = Questions(each.asked, candidates, each.known, each.history).histories
+        assert histories.min() >= 0
         assert ((histories > 0).sum(axis=1) == length).all()
         full = Questions(each.asked, candidates, each.known).histories
         np.testing.assert_array_equal(histories[histories > 0], full[:, full.shape[1] - length :].ravel())
