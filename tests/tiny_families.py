@@ -16,7 +16,7 @@ SIZES = {
     "hidden_size": 32,
     "intermediate_size": 48,
     "ffn_dim": 48,
-    "num_hidden_layers": 3,
+    "num_hidden_layers": 2,
     "num_attention_heads": 8,
     "num_key_value_heads": 2,
     "head_dim": 8,

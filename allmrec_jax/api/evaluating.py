@@ -72,6 +72,7 @@ def evaluate(
     batch_size: int | None = None,
     llm: str | None = None,
     llm_weights: Literal["dtype", "int8"] | None = None,
+    chat: bool = False,
     oracle: str | os.PathLike[str] | None = None,
     mesh: str | None = None,
     distributed: str | None = None,
@@ -97,6 +98,7 @@ def evaluate(
         batch_size: prompts read at once.
         llm: the language model: where stage 2's lies now, or LLM-Only's where there is no stage 2.
         llm_weights: the language model's kernels as trained with, or rounded to ``"int8"``.
+        chat: put LLM-Only's prompts in the tokenizer's chat template; those of trained systems stay as trained.
         oracle: the ``oracle.npz`` of generated data, for the system Oracle.
         mesh: devices to use.
         distributed: join processes on several hosts.
@@ -137,7 +139,7 @@ def evaluate(
         oracle = Path(oracle)
     with devices(mesh, distributed, lambda: llm or _language_model(places)):
         settings = EvaluationSettings(
-            seed, llm, batch_size or prompts_at_once(), decode, generate, llm_weights=llm_weights
+            seed, llm, batch_size or prompts_at_once(), decode, generate, llm_weights=llm_weights, chat=chat
         )
         sources = Sources(dataset, places, settings, oracle)
         names = choose_systems(sources, () if every else [*named, *_systems_of(places[: len(own)])])

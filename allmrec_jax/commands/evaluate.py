@@ -52,6 +52,7 @@ Examples:
         "--llm", help="The language model: where stage 2's lies now, or LLM-Only's where there is no stage 2."
     ),
     llm_weights_option,
+    click.option("--chat/--no-chat", default=False, help="Put LLM-Only's prompts in the tokenizer's chat template."),
     click.option("--oracle", type=click.Path(path_type=Path), help="oracle.npz of synthetic data, for the Oracle row."),
     click.option("--batch-size", type=click.IntRange(min=1), help="Prompts read at once.  [4 on a CPU, 16 elsewhere]"),
 )

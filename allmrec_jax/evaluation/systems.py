@@ -381,7 +381,9 @@ def prompt_settings(sources: Sources, names: Sequence[str]) -> dict[str, Any]:
     from allmrec_jax.training.stage2_settings import PRESETS
 
     trained = sources.stage2.settings if "stage2" in sources.runs else sources.settings.wording or PRESETS["paper"]
+    chat = {"chat": True} if sources.settings.chat or trained.chat else {}
     return {
+        **chat,
         "llm": sources.settings.llm or sources.stage2.llm,
         "prompt_style": trained.style,
         "history_length": trained.history_length,

@@ -14,7 +14,7 @@ from allmrec_jax.errors import UserError
 from allmrec_jax.models.llm.families import published
 from allmrec_jax.pretrained.weights import WEIGHT_FILES, read_index
 
-SMALL_FILES = ("*.json", "*vocab.txt", "merges.txt")
+SMALL_FILES = ("*.json", "*vocab.txt", "merges.txt", "*.jinja")
 """Configurations, tokenizers and indexes of weights: what is fetched of a model before its weights."""
 
 PATIENCE = 5.0

@@ -20,6 +20,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
 )
 """What a language model's tokenizer may be made of; they are part of the model's hash in this order."""
 

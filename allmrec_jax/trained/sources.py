@@ -14,6 +14,7 @@ from allmrec_jax.inference.decode import DecodeSettings
 from allmrec_jax.inference.llm import LLMRecommender
 from allmrec_jax.inference.yes_no import YesNoRecommender
 from allmrec_jax.models.cf.protocol import CFModel, load_cf, load_export
+from allmrec_jax.prompts import chat_of
 from allmrec_jax.runs import find_upstream, load_run, require_upstream
 from allmrec_jax.settings import setting
 
@@ -46,6 +47,7 @@ class EvaluationSettings:
         generate: whether language models also write titles; ranking alone is faster.
         wording: how LLM-Only's prompts are worded and cut where no stage-2 run says it; by default preset ``paper``'s.
         llm_weights: how the language model's kernels are stored; by default as in training. TALLRec's stay as trained.
+        chat: put LLM-Only's prompts in the tokenizer's chat template; those of trained systems stay as trained.
     """
 
     seed: int = 0
@@ -55,6 +57,7 @@ class EvaluationSettings:
     generate: bool = True
     wording: "Stage2Settings | None" = None
     llm_weights: "LLMWeights | None" = setting(None, "see above", added=True)  # noqa: RUF009 - of texts
+    chat: bool = setting(False, "see above", added=True)
 
 
 class Sources:
@@ -215,7 +218,11 @@ class Sources:
     def text_recommender(self) -> LLMRecommender:
         """The language model alone on text-only prompts, worded as A-LLMRec's where there is such a run."""
         if "stage2" in self.runs:
-            return dataclasses.replace(self.recommender, soft=None)
+            tables = self.recommender.tables
+            if self.settings.chat:
+                where = self.settings.llm or self.stage2.llm
+                tables = dataclasses.replace(tables, chat=chat_of(tables.tokenizer, where))
+            return dataclasses.replace(self.recommender, soft=None, tables=tables)
         from allmrec_jax.trained.stage2 import text_recommender
         from allmrec_jax.training.stage2_settings import PRESETS
 
@@ -226,7 +233,11 @@ class Sources:
         return text_recommender(
             settings.llm,
             self.titles,
-            dataclasses.replace(wording, llm_weights=settings.llm_weights or wording.llm_weights),
+            dataclasses.replace(
+                wording,
+                llm_weights=settings.llm_weights or wording.llm_weights,
+                chat=settings.chat or wording.chat,
+            ),
             batch_size=settings.batch_size,
             decode=settings.decode,
         )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_families
 import tiny_llm
 from click.testing import CliRunner
 
@@ -192,6 +193,22 @@ def test_resume_is_bit_for_bit(planted, llm_path, tmp_path, monkeypatch):
     resumed = train("broken", resume=True)
     jax.tree.map(np.testing.assert_array_equal, adapter(unbroken), adapter(resumed))
     assert np.abs(adapter(unbroken)["q_proj"]["b"]).max() > 0
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, TITLES], ids=["yes-no", "titles"])
+def test_projections_that_are_not_square_are_adapted(planted, tmp_path, settings):
+    """A Llama's values are narrower than its queries."""
+    llm, params = tiny_families.llm("llama")
+    save_checkpoint(tmp_path / "llm", llm.config, params, tiny_llm.tokenizer())
+    path = train_tallrec(planted, tmp_path / "llm", dataclasses.replace(settings, steps=2), 0, tmp_path, quiet=True)
+    lora = load_adapter(path / "export" / "adapter", llm.config)
+    shapes = {name: (low["a"].shape[1], low["b"].shape[2]) for name, low in lora.adapter.items()}
+    assert shapes == {"q_proj": (32, 64), "v_proj": (32, 16)}
+    assert all(np.abs(low["b"]).max() > 0 for low in lora.adapter.values())
+    histories, shown = np.array([[1, 2, 3]]), np.array([[4, 5, 6, 7]])
+    scores = load_tallrec(path).recommender(planted.titles).rank(histories, shown)
+    assert scores.shape == (1, 4)
+    assert np.isfinite(scores).all()
 
 
 def test_the_command_chooses_on_validation_and_its_kind_names_the_protocol(planted, llm_path, tmp_path):

@@ -277,4 +277,6 @@ def test_hash_depends_on_weights_and_tokenizer_not_on_the_place(saved, directory
     changed = llm_hash(directory)
     assert changed != first
     (directory / "tokenizer.json").write_text((directory / "tokenizer.json").read_text() + " ")
-    assert llm_hash(directory) != changed
+    assert (worded := llm_hash(directory)) != changed
+    (directory / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert llm_hash(directory) != worded

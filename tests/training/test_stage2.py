@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_families
 import tiny_llm
 
 from allmrec_jax.baselines import mlp_llm
@@ -342,8 +343,9 @@ def test_item_vector_kinds():
 
 
 @pytest.fixture
-def project(dataset, tmp_path, monkeypatch):
-    """Upstream runs and a language model on disk: CF arrays, a stage-1 run built on them, a tiny OPT."""
+def project(request, dataset, tmp_path, monkeypatch):
+    """Upstream runs and a tiny language model on disk, an OPT if no other is asked for: CF arrays, a stage-1 run built
+    on them."""
     rng = np.random.default_rng(0)
     arrays = tmp_path / "arrays"
     arrays.mkdir()
@@ -353,7 +355,7 @@ def project(dataset, tmp_path, monkeypatch):
     upstream = {"cf": load_cf(arrays, dataset).identity}
     stage1 = Run.open(tmp_path / "out", dataset.name, "stage1", SETTINGS, 0, dataset.hash, upstream)
     stage1.finish({})
-    llm, params = tiny_llm.model()
+    llm, params = tiny_families.llm(request.param) if hasattr(request, "param") else tiny_llm.model()
     save_checkpoint(tmp_path / "llm", llm.config, params, tiny_llm.tokenizer())
     monkeypatch.setattr(stage2, "load_stage1", lambda path: FakeStage1())
 
@@ -364,6 +366,7 @@ def project(dataset, tmp_path, monkeypatch):
     return types.SimpleNamespace(train=train, stage1=stage1, path=tmp_path, arrays=arrays)
 
 
+@pytest.mark.parametrize("project", ["opt", "llama"], indirect=True)
 def test_a_run_from_upstreams_to_scores(project, dataset):
     path = project.train(dataclasses.replace(SETTINGS, steps=0, epochs=2, choose="best", validation_users=5))
     about = load_run(path)
@@ -380,7 +383,7 @@ def test_a_run_from_upstreams_to_scores(project, dataset):
     scores = recommender.rank(histories, candidates, vectors)
     assert scores.shape == (len(users), 4) and np.isfinite(scores).all()
     rounded = export.recommender(dataset.titles, export.latents(FakeStage1()), batch_size=2, llm_weights="int8")
-    assert rounded.llm_params["layers"]["fc1"]["kernel"].dtype == jnp.int8
+    assert rounded.llm_params["layers"]["q_proj"]["kernel"].dtype == jnp.int8
     assert project.train(dataclasses.replace(SETTINGS, steps=0, epochs=2, choose="best", validation_users=5)) == path
 
 
