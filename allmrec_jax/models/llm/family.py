@@ -204,7 +204,8 @@ class Family:
         head: the checkpoint's key of the output layer.
         buffers: a pattern of plain keys that files of old versions hold beside the weights, and that are left aside.
         kept_units: numbers that a unit of the feed-forward part keeps for the backward pass, for ``allmrec plan``: 1
-            for a ReLU, 3 for a gated unit.
+            for a ReLU, 4.5 for a gated unit (its gate, that activated, the other factor, the product, and what XLA
+            keeps of the norms in float32; fitted to compiled programs).
     """
 
     title: str
@@ -223,7 +224,7 @@ class Family:
     words: str = "embed_tokens.weight"
     head: str = "lm_head.weight"
     buffers: str = r"(?!)"
-    kept_units: int = 1
+    kept_units: float = 1.0
 
     def plain(self, key: str) -> str:
         """A checkpoint's key without its prefix."""

@@ -148,7 +148,7 @@ LLAMA = Family(
     adapts=PROJECTIONS,
     published=PUBLISHED,
     buffers=BUFFERS,
-    kept_units=3,
+    kept_units=4.5,
 )
 """Llama 2 and 3, and every model that says it is a ``llama``."""
 
