@@ -467,6 +467,40 @@ def _kills(made: Sequence[Mapping[str, Any]]) -> list[str]:
     return [str(len(made)), ", ".join(map(str, by)), *map(str, (ended, saved, finished, faults))]
 
 
+def places() -> str:
+    """A line for each job of ``tests/campaigns/places.py``; nothing before it was run."""
+    if not (RESULTS / "campaign_places.json").is_file():
+        return "`tests/campaigns/places.py` has not been run to its end yet.\n"
+    results = load("campaign_places")
+    lines = [
+        "| command | full disk | read-only | no memory | clock | output | refused | went on | ended by a library "
+        "| faults |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    every = []
+    for name, job in results["jobs"].items():
+        every += job["met"]
+        lines.append(f"| {name} | " + " | ".join(_places(job["met"])) + " |")
+    lines.append("| **all** | " + " | ".join(_places(every)) + " |")
+    return (
+        "\n".join(lines) + "\n\n"
+        f"`{results['command']}`, on {results['machine']['processor']} "
+        "([JSON](benchmarks/results/campaign_places.json)).\n"
+        "*Went on*: the fault came too late, or did no harm, and the result is the undisturbed one; with the clock it\n"
+        "must. *Ended by a library*: XLA or another, at the limit of the address space. A command that never comes to\n"
+        "such a moment has no number there.\n"
+    )
+
+
+def _places(made: Sequence[Mapping[str, Any]]) -> list[str]:
+    met = [each for each in made if "none" not in each]
+    kinds = (("full",), ("read-only", "read-only from the start"), ("memory", "address space"), ("clock",), ("output",))
+    cells = [sum(each["fault"] in kind for each in met) for kind in kinds]
+    cells += [sum(each["code"] == 2 for each in met), sum(each["code"] == 0 for each in met)]
+    cells += [sum(each["code"] < 0 for each in met), sum(len(each["faults"]) for each in met)]
+    return [str(cell or "") if place < len(kinds) else str(cell) for place, cell in enumerate(cells)]
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": in_short},
     "docs/results/index.md": {"results": section},
@@ -474,7 +508,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         f"docs/results/{data}.md": {"figures": functools.partial(drawn, data), "tables": functools.partial(page, data)}
         for data in DATA
     },
-    "docs/faults.md": {"kills": kills},
+    "docs/faults.md": {"kills": kills, "places": places},
     "docs/parity.md": {"parity": parity_table, "selftest": selftest, "same-protocol": same_protocol},
 }
 """What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on each page; links are from the repository's root."""

@@ -1,7 +1,9 @@
 """Where a run's metrics go: a progress bar or the log, ``metrics.jsonl`` and TensorBoard."""
 
+import contextlib
 import json
 import logging
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,9 @@ from allmrec_jax.fileio import write_text, writes, writing
 from allmrec_jax.progress import live_console
 
 logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 30
+"""How often TensorBoard's files are brought up to date."""
 
 
 class MetricsLogger:
@@ -30,7 +35,7 @@ class MetricsLogger:
     def __init__(self, run_dir: Path, total: int, unit: str = "step", quiet: bool = False):
         self.run_dir, self.total, self.unit, self.quiet = Path(run_dir), total, unit, quiet or not writes()
         self._file: IO[str] | None = None
-        self._board: Any = None
+        self._board: _Board | None = None
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
@@ -47,10 +52,12 @@ class MetricsLogger:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+        # What is still to be written may be refused; an error that is under way says more than this one.
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(writing(self.run_dir) if error is None else contextlib.suppress(OSError))
+            for each in (self._file, self._board):
+                if each is not None:
+                    stack.callback(each.close)
 
     def start(self, step: int) -> None:
         """Opens the outputs to go on after ``step``; what an interrupted session logged beyond it is dropped.
@@ -61,13 +68,12 @@ class MetricsLogger:
             return
         kept = [line for line in read_lines(self.path) if line["step"] <= step]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self.path.open("a", encoding="utf-8")
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            self._say("tensorboardX is not installed: no TensorBoard files")
-        else:
-            self._board = SummaryWriter(str(self.run_dir / "tensorboard"), purge_step=step + 1)
+        with writing(self.path):
+            self._file = self.path.open("a", encoding="utf-8")
+            try:
+                self._board = _Board(self.run_dir / "tensorboard", step + 1)
+            except ImportError:
+                self._say("tensorboardX is not installed: no TensorBoard files")
         console = None if self.quiet else live_console()
         if console is not None:
             self._progress = Progress(
@@ -102,9 +108,8 @@ class MetricsLogger:
         with writing(self.path):
             self._file.write(json.dumps({"step": step, **metrics}) + "\n")
             self._file.flush()
-        if self._board is not None:
-            for name, value in metrics.items():
-                self._board.add_scalar(name, value, step)
+            if self._board is not None:
+                self._board.write(step, metrics)
         if self._progress is None:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
             self._say(f"{self.unit} {step}/{self.total}  {shown}")
@@ -112,6 +117,39 @@ class MetricsLogger:
     def _say(self, line: str) -> None:
         if not self.quiet:
             logger.info("%s", line)
+
+
+class _Board:
+    """TensorBoard's files, written in this thread: tensorboardX's own thread ends where the disk is full, and its
+    queue, once full, blocks the training.
+
+    Args:
+        folder: where they go.
+        first: the first step of this session; what others say of it and later ones is hidden.
+    """
+
+    def __init__(self, folder: Path, first: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer, self._flushed = EventsWriter(str(folder / "events")), time.monotonic()
+        self._writer.write_event(Event(step=first, session_log=SessionLog(status=SessionLog.START)))
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A point of each curve."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        for name, value in metrics.items():
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Writes what is not written yet."""
+        self._writer.close()
 
 
 def read_lines(path: Path | str) -> list[dict[str, Any]]:

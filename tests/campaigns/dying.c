@@ -1,11 +1,14 @@
-/* Counts the changes that a process makes to files below one folder, and ends the process at one of them.
+/* Counts the changes that a process makes to files below one folder, and ends the process at one of them, or refuses
+ * that one and all that follow.
  *
  * Loaded with LD_PRELOAD it stands before the C library's functions, whoever calls them: Python, NumPy, Polars,
  * safetensors or TensorStore. At the change that was named the process is sent the signal; of a write the first half is
- * made before. Nothing is counted before `dying_arm` was called, and nothing in programs that the process starts.
+ * made before. Where a number of an error stands in the signal's place, negative, the changes fail with it; a disk that
+ * is full, or over its quota, still renames and removes. Nothing is counted before `dying_arm` was called, and nothing in programs that the process starts.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
@@ -56,12 +59,25 @@ static int there(int file) {
     return inside(place);
 }
 
-static int reached(void) { return atomic_fetch_add(count, 1) == end; }
+static int reached(void) {
+    long number = atomic_fetch_add(count, 1);
+    return number == end || (by < 0 && end >= 0 && number > end);
+}
+
+static int refused(int takes_space) {
+    if (by >= 0 || (!takes_space && (-by == ENOSPC || -by == EDQUOT))) return 0;
+    errno = -by;
+    return 1;
+}
 
 static void finish(void) { kill(getpid(), by); }
 
-static void change(int folder, const char *path) {
-    if (beneath(folder, path) && reached()) finish();
+/* Whether the change is refused; a process that ends at it does not return. */
+static int change(int folder, const char *path, int takes_space) {
+    if (!beneath(folder, path) || !reached()) return 0;
+    if (by < 0) return refused(takes_space);
+    finish();
+    return 0;
 }
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -75,12 +91,12 @@ static void change(int folder, const char *path) {
     }
 #define OPEN(name) \
     int name(const char *path, int flags, ...) { \
-        MODE if (flags & (O_CREAT | O_TRUNC)) change(AT_FDCWD, path); \
+        MODE if ((flags & (O_CREAT | O_TRUNC)) && change(AT_FDCWD, path, 1)) return -1; \
         return NEXT(name)(path, flags, mode); \
     }
 #define OPENAT(name) \
     int name(int folder, const char *path, int flags, ...) { \
-        MODE if (flags & (O_CREAT | O_TRUNC)) change(folder, path); \
+        MODE if ((flags & (O_CREAT | O_TRUNC)) && change(folder, path, 1)) return -1; \
         return NEXT(name)(folder, path, flags, mode); \
     }
 OPEN(open)
@@ -91,6 +107,7 @@ OPENAT(openat64)
 /* A signal that the process outlives finds a short write, which callers go on from. */
 ssize_t write(int file, const void *bytes, size_t size) {
     if (there(file) && reached()) {
+        if (refused(1)) return -1;
         ssize_t half = size < 2 ? 0 : NEXT(write)(file, bytes, size / 2);
         finish();
         if (half > 0) return half;
@@ -101,6 +118,7 @@ ssize_t write(int file, const void *bytes, size_t size) {
 #define PWRITE(name, offset_t) \
     ssize_t name(int file, const void *bytes, size_t size, offset_t offset) { \
         if (there(file) && reached()) { \
+            if (refused(1)) return -1; \
             ssize_t half = size < 2 ? 0 : NEXT(name)(file, bytes, size / 2, offset); \
             finish(); \
             if (half > 0) return half; \
@@ -112,6 +130,7 @@ PWRITE(pwrite64, off64_t)
 
 ssize_t writev(int file, const struct iovec *parts, int number) {
     if (there(file) && reached()) {
+        if (refused(1)) return -1;
         ssize_t half = number < 2 ? 0 : NEXT(writev)(file, parts, number / 2);
         finish();
         if (half > 0) return half;
@@ -120,51 +139,57 @@ ssize_t writev(int file, const struct iovec *parts, int number) {
 }
 
 int rename(const char *old, const char *path) {
-    change(AT_FDCWD, path);
+    if (change(AT_FDCWD, path, 0)) return -1;
     return NEXT(rename)(old, path);
 }
 
 int renameat(int from, const char *old, int folder, const char *path) {
-    change(folder, path);
+    if (change(folder, path, 0)) return -1;
     return NEXT(renameat)(from, old, folder, path);
 }
 
 int renameat2(int from, const char *old, int folder, const char *path, unsigned flags) {
-    change(folder, path);
+    if (change(folder, path, 0)) return -1;
     return NEXT(renameat2)(from, old, folder, path, flags);
 }
 
 int unlink(const char *path) {
-    change(AT_FDCWD, path);
+    if (change(AT_FDCWD, path, 0)) return -1;
     return NEXT(unlink)(path);
 }
 
 int unlinkat(int folder, const char *path, int flags) {
-    change(folder, path);
+    if (change(folder, path, 0)) return -1;
     return NEXT(unlinkat)(folder, path, flags);
 }
 
 int rmdir(const char *path) {
-    change(AT_FDCWD, path);
+    if (change(AT_FDCWD, path, 0)) return -1;
     return NEXT(rmdir)(path);
 }
 
 int mkdir(const char *path, mode_t mode) {
-    change(AT_FDCWD, path);
+    if (change(AT_FDCWD, path, 1)) return -1;
     return NEXT(mkdir)(path, mode);
 }
 
 int mkdirat(int folder, const char *path, mode_t mode) {
-    change(folder, path);
+    if (change(folder, path, 1)) return -1;
     return NEXT(mkdirat)(folder, path, mode);
 }
 
 int ftruncate(int file, off_t size) {
-    if (there(file) && reached()) finish();
+    if (there(file) && reached()) {
+        if (refused(1)) return -1;
+        finish();
+    }
     return NEXT(ftruncate)(file, size);
 }
 
 int ftruncate64(int file, off64_t size) {
-    if (there(file) && reached()) finish();
+    if (there(file) && reached()) {
+        if (refused(1)) return -1;
+        finish();
+    }
     return NEXT(ftruncate64)(file, size);
 }

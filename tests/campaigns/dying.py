@@ -1,5 +1,8 @@
 """Runs ``allmrec`` in processes that end themselves: at the Nth change of a file, or after so many seconds.
 
+Or the Nth change of a file fails, and all that follow; ``FAULT`` in a command's environment arms it otherwise, see
+``placed.py``.
+
 A server that has imported what commands need forks one for each, which costs a second less of a command's few. A fork
 is a process as any: it goes through ``allmrec_jax.cli.main`` to Python's own end, has its own session, working folder,
 environment and streams, and JAX starts in it. The server has one thread, so that nothing is forked half done.
@@ -106,6 +109,8 @@ class Server:
     ) -> Ended:
         """Runs a command to its end, which is ``at`` the change of that number, ``after`` so many seconds, or its own.
 
+        ``by`` is the signal that ends it; minus the number of an error with which changes fail from ``at`` on.
+
         What it started is waited for: a training outlives the experiment that started it.
         """
         asked = {"words": words, "at": at, "after": after, "by": int(by), "environment": environment}
@@ -198,6 +203,10 @@ if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     words = serve(sys.argv[1])
     sys.argv = ["allmrec", *words]
+    if "FAULT" in os.environ:
+        import placed
+
+        placed.arm(json.loads(os.environ["FAULT"]))
     from allmrec_jax import cli
 
     cli.main()

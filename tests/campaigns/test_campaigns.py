@@ -8,6 +8,7 @@ from pathlib import Path
 
 import kills
 import mutations
+import places
 import pytest
 import readers
 
@@ -35,6 +36,16 @@ def test_commands_ended_anywhere_leave_the_old_or_the_new_and_end_as_the_unbroke
     for job in found["jobs"].values():
         assert [kill["signal"] for kill in job["kills"]] == ["SIGKILL", "SIGTERM", "SIGINT"]
         assert any(kill["code"] for kill in job["kills"])
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler for what stands before the C library's functions")
+def test_commands_without_a_place_or_memory_say_so_and_end_as_the_undisturbed_one(tmp_path):
+    found = places.campaign(tmp_path, 1, seed=0, names=("prepare over another", "presets"))
+    assert places.faults_of(found) == []
+    codes = {name: {met["fault"]: met.get("code") for met in job["met"]} for name, job in found["jobs"].items()}
+    ended = codes["prepare over another"]
+    assert ended["read-only from the start"] == ended["memory"] == ended["output"] == codes["presets"]["output"] == 2
 
 
 MUTANTS = """

@@ -1,8 +1,11 @@
+import errno
 import json
 import logging
 import os
+import re
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -194,6 +197,43 @@ def test_metrics_of_another_structure_are_one_line(tmp_path, text):
     (tmp_path / "metrics.jsonl").write_text(text)
     with pytest.raises(UserError, match=r"metrics\.jsonl, line [12]: "):
         read_lines(tmp_path / "metrics.jsonl")
+
+
+def events(folder):
+    """What TensorBoard's files of a run hold, by file: records of a length, its checksum, the bytes and theirs."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    for path in sorted(folder.iterdir()):
+        content, at = path.read_bytes(), 0
+        while at < len(content):
+            (size,) = struct.unpack_from("Q", content, at)
+            yield Event.FromString(content[at + 12 : at + 12 + size])
+            at += size + 16
+
+
+def test_tensorboard_has_each_metric_and_hides_what_is_done_again(tmp_path):
+    with MetricsLogger(tmp_path, 9, quiet=True) as log:
+        log.start(4)
+        log.write(5, {"loss": 0.5, "valid/hit@1": 0.25})
+        log.write(6, {"loss": 0.125})
+    found = list(events(tmp_path / "tensorboard"))
+    assert [each.step for each in found if each.HasField("session_log")] == [5]
+    points = [(each.step, value.tag, value.simple_value) for each in found for value in each.summary.value]
+    # Its tags take no @.
+    assert points == [(5, "loss", 0.5), (5, "valid/hit_1", 0.25), (6, "loss", 0.125)]
+
+
+def test_a_full_disk_at_the_logs_is_one_line_and_hides_no_other_error(tmp_path, monkeypatch):
+    def full(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tensorboardX.record_writer.RecordWriter.flush", full)
+    line = re.escape(f"cannot write {tmp_path}: No space left on device")
+    with pytest.raises(UserError, match=line), MetricsLogger(tmp_path, 9, quiet=True) as log:
+        log.start(0)
+    with pytest.raises(UserError, match=r"^the loss is nan$"), MetricsLogger(tmp_path, 9, quiet=True) as log:
+        log.start(0)
+        raise UserError("the loss is nan")
 
 
 def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
