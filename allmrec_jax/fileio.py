@@ -20,14 +20,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 
 from allmrec_jax.errors import UserError, first_line, shown
-
-if TYPE_CHECKING:
-    import polars as pl
 
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO}
 # NumPy, safetensors, Polars and TensorStore report a failed write in words only.
@@ -291,21 +288,6 @@ def read_json(path: Path | str, schema: Any, remedy: str = "") -> Any:
         raise UserError(f"{path}: cannot be read ({reason})" + (f"; {remedy}" if remedy else "")) from None
     checked(path, value, schema, remedy)
     return value
-
-
-def read_frame(path: Path | str, remedy: str, columns: list[str] | None = None) -> "pl.DataFrame":
-    """The columns, or all, of a Parquet file.
-
-    Raises:
-        UserError: it is missing or damaged, or has no such column.
-    """
-    import polars as pl
-
-    try:
-        return pl.read_parquet(path, columns=columns)
-    # A damaged file makes Polars panic, too.
-    except (OSError, ValueError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({first_line(error)}); {remedy}") from error
 
 
 def digests(directory: Path) -> dict[str, str]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import ml_dtypes
 import numpy as np
-import polars as pl
 import pytest
 
 from allmrec_jax import fileio
@@ -18,7 +17,6 @@ from allmrec_jax.fileio import (
     load_array,
     load_arrays,
     plain_name,
-    read_frame,
     read_json,
     recover,
     save_arrays,
@@ -159,16 +157,6 @@ def test_an_archive_in_an_arrays_place_is_refused(tmp_path):
         np.savez(stream, a=np.zeros(3))
     with pytest.raises(UserError, match=r"a\.npy: cannot be read as a NumPy array \(an archive of several\)"):
         load_array(tmp_path / "a.npy", "train again")
-
-
-def test_a_parquet_file_that_is_none_or_lacks_a_column(tmp_path):
-    for content, columns in ((b"PAR1 cut", None), (None, ["absent"])):
-        path = tmp_path / "a.parquet"
-        pl.DataFrame({"x": [1]}).write_parquet(path) if content is None else path.write_bytes(content)
-        with pytest.raises(UserError, match=r"a\.parquet: cannot be read as Parquet \(.*\); make it again") as caught:
-            read_frame(path, "make it again", columns)
-        assert "\n" not in str(caught.value)
-    assert read_frame(path, "make it again", ["x"])["x"].to_list() == [1]
 
 
 def test_a_pointer_and_a_huge_file_are_no_json(tmp_path, monkeypatch):

@@ -98,17 +98,19 @@ def read_users(path: str | os.PathLike[str]) -> list[str]:
     """
     import polars as pl
 
+    from allmrec_jax.parquet import read_frame
+
     name, _, column = os.fspath(path).partition(":")
     file = Path(name)
     try:
         if file.suffix == ".parquet":
-            frame = pl.read_parquet(file)
+            frame = read_frame(file, "give another file")
         elif file.suffix == ".csv":
             frame = pl.read_csv(file, infer_schema=False)
         else:
             lines = (line.strip() for line in file.read_text(encoding="utf-8-sig").split("\n"))
             return _some_users(file, [line for line in lines if line])
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{file}: cannot be read ({first_line(error)})") from error
     if not column and len(frame.columns) > 1:
         column = next((each for each in USER_COLUMNS if each in frame.columns), "")

@@ -32,8 +32,9 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from allmrec_jax.errors import UserError, first_line
-from allmrec_jax.fileio import load_array, plain_name, read_frame, read_json, recover
+from allmrec_jax.fileio import load_array, plain_name, read_json, recover
 from allmrec_jax.outputs import Output
+from allmrec_jax.parquet import read_frame
 
 FORMAT = 1
 """Version of the directory's layout; another one is refused."""

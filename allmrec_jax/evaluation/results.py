@@ -34,7 +34,7 @@ from allmrec_jax.data.dataset import Dataset
 from allmrec_jax.embedded.synthetic import DOMAINS
 from allmrec_jax.errors import UserError
 from allmrec_jax.evaluation.intervals import bootstrap, paired_test
-from allmrec_jax.fileio import atomic_path, read_frame, read_json, sha256, write_json
+from allmrec_jax.fileio import atomic_path, read_json, sha256, write_json
 from allmrec_jax.metrics import (
     CATALOGUE,
     GENERATION,
@@ -46,6 +46,7 @@ from allmrec_jax.metrics import (
     target_ranks,
 )
 from allmrec_jax.outputs import Output
+from allmrec_jax.parquet import read_frame
 from allmrec_jax.runs import machine
 
 if TYPE_CHECKING:

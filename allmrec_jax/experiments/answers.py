@@ -19,7 +19,8 @@ from allmrec_jax.evaluation.questions import Questions
 from allmrec_jax.evaluation.results import users_frame, write_results
 from allmrec_jax.evaluation.systems import SYSTEMS
 from allmrec_jax.experiments.graph import Row, Training, Workplace
-from allmrec_jax.fileio import atomic_path, read_frame, read_json, recover, sha256, verify, write_json
+from allmrec_jax.fileio import atomic_path, read_json, recover, sha256, verify, write_json
+from allmrec_jax.parquet import read_frame
 from allmrec_jax.records import read_cost
 from allmrec_jax.runs import versions
 from allmrec_jax.settings import hashed_fields

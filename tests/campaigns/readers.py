@@ -44,6 +44,7 @@ READERS: dict[str, tuple[str, ...]] = {
     "official.importing": ("official checkpoints",),
     "official.reading": ("official texts and interactions", "official checkpoints"),
     "outputs": ("mark of a data set",),
+    "parquet": ("data set", "users.parquet", "kept answers", "lists of users"),
     "pretrained.llm": ("OPT",),
     "pretrained.schemas": ("OPT", "PEFT adapter", "sentence encoder", "Longformer"),
     "pretrained.sentence_encoder": ("sentence encoder", "sentence encoder in .bin with vocab.txt"),

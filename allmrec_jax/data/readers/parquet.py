@@ -7,7 +7,8 @@ import polars as pl
 
 from allmrec_jax.data.readers.reading import Field, Reading
 from allmrec_jax.data.readers.values import typed
-from allmrec_jax.errors import UserError, first_line
+from allmrec_jax.errors import UserError
+from allmrec_jax.parquet import one_line
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -22,28 +23,35 @@ def parts_of(path: Path) -> list[Path]:
 
 def parquet_columns(path: Path) -> list[str]:
     """The column names of a file or directory."""
-    try:
+    with one_line(path):
         return list(pl.read_parquet_schema(parts_of(path)[0]))
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({first_line(error)})") from error
+
+
+def _innermost(dtype: pl.DataType) -> pl.DataType:
+    """What lists of a type hold, or lists in them."""
+    while isinstance(dtype, pl.List | pl.Array):
+        dtype = dtype.inner  # type: ignore[assignment]
+    return dtype
 
 
 def read_parquet(path: Path, reading: Reading, fields: Mapping[str, Field]) -> pl.DataFrame:
     """The rows of a file or directory that are good.
 
     Raises:
-        UserError: it cannot be read, a column holds lists or structures where single values are wanted, or there are
-            more bad rows than allowed.
+        UserError: it cannot be read, a column holds lists or structures where single values are wanted or no texts
+            where texts are, or there are more bad rows than allowed.
     """
     parts = parts_of(path)
     present = parquet_columns(path)
     columns = [pl.col(column.key).alias(name) for name, column in fields.items() if column.key in present]
-    try:
+    with one_line(path):
         frame = pl.scan_parquet(parts, hive_partitioning=False).select(columns).with_row_index("", 1).collect()
-    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise UserError(f"{path}: cannot be read as Parquet ({first_line(error)})") from error
     for name, column in fields.items():
         dtype = frame.schema.get(name)
-        if dtype is not None and dtype.is_nested() and (column.kind != "texts" or isinstance(dtype, pl.Struct)):
+        if dtype is None:
+            continue
+        if dtype.is_nested() and column.kind != "texts":
             raise UserError(f"{path}: column {column.key!r} should hold single values, holds {dtype}")
+        if column.kind == "texts" and isinstance(_innermost(dtype), pl.Struct | pl.Boolean | pl.Object):
+            raise UserError(f"{path}: column {column.key!r} should hold texts, holds {dtype}")
     return typed(frame, path, reading, fields, "row")

@@ -388,6 +388,15 @@ def test_csv_field_beyond_the_parsers_limit(tmp_path):
     assert [where for _, where, _ in reading.bad_lines] == ["line 3"]
 
 
+@pytest.mark.parametrize("cell", [True, [True], [{"text": "a"}], [[False]]])
+def test_a_parquet_column_that_holds_no_texts_is_named(tmp_path, cell):
+    pl.DataFrame({"user_id": ["u"], "item_id": ["i"]}).write_parquet(tmp_path / "x.parquet")
+    pl.DataFrame({"item_id": ["i"], "title": ["T"], "description": [cell]}).write_parquet(tmp_path / "m.parquet")
+    source, _ = read(tmp_path / "x.parquet", items=tmp_path / "m.parquet")
+    with pytest.raises(UserError, match=r"m\.parquet: column 'description' should hold texts, holds "):
+        source.read_items(pl.Series(["i"]))
+
+
 def test_bad_rows_of_a_parquet_table(tmp_path):
     pl.DataFrame({"user_id": ["u", None, "w"], "item_id": [1, 2, 3], "rating": ["5", "4", "x"]}).write_parquet(
         tmp_path / "x.parquet"
