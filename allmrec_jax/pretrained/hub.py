@@ -12,7 +12,7 @@ from typing import NamedTuple
 from allmrec_jax.assets import ASSETS
 from allmrec_jax.errors import UserError
 from allmrec_jax.models.llm.families import published
-from allmrec_jax.pretrained.weights import WEIGHT_FILES, read_index
+from allmrec_jax.pretrained.weights import GGUF_SUFFIX, WEIGHT_FILES, read_index
 
 SMALL_FILES = ("*.json", "*vocab.txt", "merges.txt", "*.jinja")
 """Configurations, tokenizers and indexes of weights: what is fetched of a model before its weights."""
@@ -39,7 +39,7 @@ class Kind(NamedTuple):
     known: Callable[[], Iterable[str]] = tuple
 
 
-LLM = Kind("LLM", "opt-nano", "--llm opt-nano, a directory, or --preset small", known=published)
+LLM = Kind("LLM", "opt-nano", "--llm opt-nano, a directory, a GGUF file, or --preset small", known=published)
 SENTENCE_ENCODER = Kind(
     "sentence encoder",
     "sbert-nano",
@@ -51,6 +51,8 @@ LONGFORMER = Kind("Longformer", None, "a directory, or --start scratch")
 
 def locate(name_or_path: str | Path, kind: Kind) -> Path:
     """The directory of a model with its small files (:data:`SMALL_FILES`), fetched where the name is one on the hub.
+
+    A GGUF file stands for a language model's directory.
 
     A sentence encoder's name without an owner, ``all-MiniLM-L6-v2``, means that of the sentence-transformers project,
     as it does in that library.
@@ -107,7 +109,7 @@ def _on_disk(name_or_path: str | Path, kind: Kind) -> Path | None:
     name, path = str(name_or_path), Path(name_or_path)
     if name == kind.packaged:
         return ASSETS / name
-    if path.is_dir():
+    if path.is_dir() or (kind is LLM and path.suffix == GGUF_SUFFIX and path.is_file()):
         return path
     if path.exists():
         raise UserError(f"{kind.what} {name}: a file; give the directory that holds it")

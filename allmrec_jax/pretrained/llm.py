@@ -22,6 +22,8 @@ from allmrec_jax.fileio import atomic_path, read_json
 from allmrec_jax.models.llm.families import family_of, find_family
 from allmrec_jax.models.llm.family import Family, LMConfig
 from allmrec_jax.models.llm.room import check_room
+from allmrec_jax.pretrained.gguf import gguf_config
+from allmrec_jax.pretrained.gguf_tokenizer import gguf_tokenizer
 from allmrec_jax.pretrained.hub import LLM, locate, locate_weights
 from allmrec_jax.pretrained.placing import load_params
 from allmrec_jax.pretrained.schemas import BaseFile, ModelFile, read_object
@@ -38,7 +40,8 @@ def load_checkpoint(
     """Configuration and parameters of a language model, in the layout of its family's module.
 
     Args:
-        name_or_path: a directory, a hub name such as ``facebook/opt-6.7b``, or ``opt-nano`` for the packaged model.
+        name_or_path: a directory, a GGUF file, a hub name such as ``facebook/opt-6.7b``, or ``opt-nano`` for the
+            packaged model.
         dtype: of the parameters in memory.
         int8: store the layers' kernels in int8, rounded layer by layer from what the files hold
             (:mod:`allmrec_jax.models.llm.int8`).
@@ -84,9 +87,13 @@ def load_config(name_or_path: str | Path) -> LMConfig:
     Raises:
         UserError: there is none, its architecture is not known here, or it is a variant that is not computed here.
     """
-    path = locate(name_or_path, LLM) / "config.json"
-    _refuse_adapter(path.parent)
-    body = read_object(path, ModelFile)
+    path = locate(name_or_path, LLM)
+    if path.is_file():
+        body = gguf_config(path)
+    else:
+        _refuse_adapter(path)
+        path = path / "config.json"
+        body = read_object(path, ModelFile)
     family = find_family(body["model_type"], path)
     for key, value in family.variants.items():
         if body.get(key, value) != value:
@@ -107,6 +114,10 @@ def load_tokenizer(name_or_path: str | Path) -> Any:
         UserError: there is none, it is damaged, or it has more tokens than the model's table of words has rows.
     """
     directory = locate(name_or_path, LLM)
+    if directory.is_file():
+        tokenizer = gguf_tokenizer(directory)
+        check_vocabulary(vocabulary_size(tokenizer), load_config(directory).vocab_size, directory)
+        return tokenizer
     if not any((directory / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         raise UserError(f"{directory}: no tokenizer there (tokenizer.json, or vocab.json and merges.txt)")
     tokenizer = read_auto_tokenizer(directory)

@@ -1,4 +1,5 @@
-"""The weight files of a model's directory: safetensors or PyTorch's ``.bin``, single or in shards that an index lists.
+"""A model's weights: safetensors or PyTorch's ``.bin`` in its directory, single or in shards that an index lists, or a
+GGUF file, which stands for a directory.
 
 Tensors are read one at a time, of each the slices that are asked for, so that no file is ever held in memory. Nothing
 in a file is executed.
@@ -16,6 +17,7 @@ import numpy as np
 
 from allmrec_jax.errors import UserError, first_line, shown
 from allmrec_jax.fileio import read_json, refuse_pointer
+from allmrec_jax.pretrained.gguf import gguf_tensors
 from allmrec_jax.pretrained.schemas import IndexFile
 
 WEIGHT_FILES = (
@@ -25,6 +27,9 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
 )
 """Looked for in this order; an index lists the shards."""
+
+GGUF_SUFFIX = ".gguf"
+"""Of the single files that hold configuration, weights and tokenizer."""
 
 WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
 """What DataParallel, ``torch.compile`` and PEFT put before every key."""
@@ -64,6 +69,8 @@ def weight_files(directory: Path) -> list[Path]:
 
 def _weight_files(directory: Path) -> tuple[list[Path], Path | None]:
     """The files, and the index that lists them where there is one."""
+    if directory.suffix == GGUF_SUFFIX and directory.is_file():
+        return [directory], None
     name = next((name for name in WEIGHT_FILES if (directory / name).is_file()), None)
     if name is None:
         raise UserError(f"{directory}: no weights there (looked for {', '.join(WEIGHT_FILES)})")
@@ -127,6 +134,8 @@ def open_file(path: Path) -> list[Stored]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     refuse_pointer(path)
+    if path.suffix == GGUF_SUFFIX:
+        return [Stored(path, key, shape, read) for key, (shape, read) in gguf_tensors(path).items()]
     return _open_safetensors(path) if path.suffix == ".safetensors" else _open_pickled(path)
 
 

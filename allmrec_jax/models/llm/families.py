@@ -64,6 +64,18 @@ def find_family(model_type: str, where: object) -> "Family":
     return FAMILIES[model_type].load()
 
 
+def family_of_gguf(architecture: str, where: object) -> "Family":
+    """The family of a GGUF file's architecture, which was read from ``where``.
+
+    Raises:
+        UserError: there is none; the message lists the known ones.
+    """
+    known = {form.architecture: family for entry in FAMILIES.values() if (form := (family := entry.load()).gguf)}
+    if architecture not in known:
+        raise UserError(f"{where}: its architecture is {architecture!r}; known here in GGUF files: {', '.join(known)}")
+    return known[architecture]
+
+
 def family_of(config: "LMConfig") -> "Family":
     """The family of a configuration."""
     return FAMILIES[config.model_type].load()

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, Self
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from allmrec_jax.models.llm.gguf_form import GGUFForm
 from allmrec_jax.sharding import MeshShape, Rules
 
 
@@ -203,6 +204,7 @@ class Family:
         words: the checkpoint's key of the word table.
         head: the checkpoint's key of the output layer.
         buffers: a pattern of plain keys that files of old versions hold beside the weights, and that are left aside.
+        gguf: how its models stand in a GGUF file, if they do.
         kept_units: numbers that a unit of the feed-forward part keeps for the backward pass, for ``allmrec plan``: 1
             for a ReLU, 4.5 for a gated unit (its gate, that activated, the other factor, the product, and what XLA
             keeps of the norms in float32; fitted to compiled programs).
@@ -224,6 +226,7 @@ class Family:
     words: str = "embed_tokens.weight"
     head: str = "lm_head.weight"
     buffers: str = r"(?!)"
+    gguf: GGUFForm | None = None
     kept_units: float = 1.0
 
     def plain(self, key: str) -> str:

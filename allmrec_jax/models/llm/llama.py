@@ -17,6 +17,7 @@ from allmrec_jax.models.llm.decoder import (
     layout,
 )
 from allmrec_jax.models.llm.family import Family
+from allmrec_jax.models.llm.gguf_form import GGUFForm
 from allmrec_jax.models.llm.rotary import Rope
 
 
@@ -148,11 +149,12 @@ LLAMA = Family(
     adapts=PROJECTIONS,
     published=PUBLISHED,
     buffers=BUFFERS,
+    gguf=GGUFForm("llama", interleaved=("q_proj", "k_proj")),
     kept_units=4.5,
 )
 """Llama 2 and 3, and every model that says it is a ``llama``."""
 
 MISTRAL = dataclasses.replace(
-    LLAMA, title="Mistral", model_types=("mistral",), config=MistralConfig, published=PUBLISHED_MISTRAL
+    LLAMA, title="Mistral", model_types=("mistral",), config=MistralConfig, published=PUBLISHED_MISTRAL, gguf=None
 )
 """Mistral."""

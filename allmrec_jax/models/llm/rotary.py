@@ -101,12 +101,12 @@ class Rope:
 
     def rotation(self, positions: Int[Array, "B T"], width: int) -> Rotation:
         """The angles of positions for heads of a width."""
-        frequencies, scale = self._frequencies(width)
+        frequencies, scale = self.frequencies(width)
         angles = positions[..., None].astype(jnp.float32) * jnp.asarray(frequencies, jnp.float32)[None, None]
         return Rotation(jnp.cos(angles) * scale, jnp.sin(angles) * scale)
 
-    def _frequencies(self, width: int) -> tuple[np.ndarray, float]:
-        """Radians a position [Dh/2], and the factor of cosines and sines."""
+    def frequencies(self, width: int) -> tuple[np.ndarray, float]:
+        """Radians that a position turns each pair of a head by [Dh/2], and the factor of cosines and sines."""
         plain = self.rope_theta ** (-np.arange(0, width, 2) / width)
         match self.rope_type:
             case "linear":
