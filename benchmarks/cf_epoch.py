@@ -31,7 +31,7 @@ from torch.nn import functional
 from allmrec_jax.data.dataset import Dataset, write_dataset
 from allmrec_jax.models.cf.architecture import CFSettings
 from allmrec_jax.models.cf.registry import CF_PRESETS
-from allmrec_jax.parity.official import import_clone
+from allmrec_jax.parity.official_clone import import_clone
 from allmrec_jax.rng import jax_key
 from allmrec_jax.runs import versions
 from allmrec_jax.training.cf import (

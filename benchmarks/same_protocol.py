@@ -236,7 +236,7 @@ def cf_official(task: Task, seed: int, clone: Path) -> dict[str, Any]:
     """The clone's ``SASRec`` and sampler, with the loop of its training program; leaves its checkpoint in its home."""
     import torch
 
-    from allmrec_jax.parity.official import import_clone
+    from allmrec_jax.parity.official_clone import import_clone
 
     wanted = {"pre_train.sasrec.model": ("SASRec",), "pre_train.sasrec.utils": ("WarpSampler", "data_partition")}
     found = import_clone(clone, wanted)
@@ -438,7 +438,7 @@ def stage1_official(task: Task, seed: int, clone: Path) -> dict[str, Any]:
     from torch.utils.data import DataLoader
 
     from allmrec_jax.assets import ASSETS
-    from allmrec_jax.parity.official import import_clone
+    from allmrec_jax.parity.official_clone import import_clone
 
     wanted = {
         "models.a_llmrec_model": ("A_llmrec_model", "two_layer_mlp"),

@@ -30,7 +30,7 @@ def compare_with_pytorch(
         official: a clone of the authors' repository, whose code is imported and run. By default the references are
             stock PyTorch parts, and numbers recorded from the authors' code.
         components: only these rows; by default all.
-        selftest: also alter our side of each component: every row must turn red.
+        selftest: also alter the product in each component: every row must turn red.
         out: where ``parity.json``, ``parity.md`` and ``parity.png`` go, if anywhere.
 
     Returns:
@@ -54,11 +54,11 @@ def compare_with_pytorch(
     if official is None:
         from allmrec_jax.parity.stock import Stock
 
-        references: list[Reference] = [Stock(STEPS), *recorded]
+        references: list[Reference] = [Stock(), *recorded]
     else:
         from allmrec_jax.parity.official import Official
 
-        references = [Official(Path(official), STEPS), recorded[1]]
+        references = [Official(Path(official)), recorded[1]]
     devices = [jax.devices("cpu")[0]]
     if jax.default_backend() != "cpu":
         devices.append(jax.devices()[0])

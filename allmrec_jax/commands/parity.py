@@ -12,12 +12,13 @@ import click
     type=click.Path(path_type=Path),
     help="Your clone of the official repository.  [stock PyTorch parts, and numbers recorded from the official code]",
 )
-@click.option("--selftest", is_flag=True, help="Also alter our side in each component: every row must turn red.")
+@click.option("--selftest", is_flag=True, help="Also alter the product in each component: every row must turn red.")
 @click.option("--component", "chosen", multiple=True, help="Only this row of the table; may be repeated.")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to write parity.json, parity.md and parity.png.")
 def command(official: Path | None, selftest: bool, chosen: tuple[str, ...], out: Path | None) -> None:
     """Compare every component with its PyTorch counterpart, on the same weights and inputs, in float32.
 
+    Trainings run whole, from a data set on disk to the parameters; the reference takes the draws that they made.
     With --official the code of your clone is imported and run. Prints a table; a row with a replaced piece of the
     reference is `partial`. Exits with 1 if a row fails, or if an altered one does not.
 
@@ -31,7 +32,9 @@ def command(official: Path | None, selftest: bool, chosen: tuple[str, ...], out:
     click.echo(found.markdown())
     for row in found.rows:
         if row.stood_in:
-            click.echo(f"partial: {row.component} ({row.device}): in place of {row.stood_in}")
+            click.echo(f"partial: {row.component} ({row.reference}, {row.device}): in place of {row.stood_in}")
+    for device, precision in dict.fromkeys((row.device, row.precision) for row in found.rows):
+        click.echo(f"matrix products of our side on the {device}: precision {precision}, float32 throughout")
     if found.altered:
         red = sum(one.red for one in found.altered)
         click.echo(f"self-test: {red} of {len(found.altered)} alterations turned their row red")

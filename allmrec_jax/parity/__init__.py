@@ -1,7 +1,8 @@
 """Numerical comparison with PyTorch: the official code, stock parts, and numbers recorded from the official code.
 
-``cases`` holds weights and inputs; ``reference``, ``stock`` and ``official`` compute with PyTorch, ``ours`` with this
-project; ``compare`` puts both side by side under ``tolerances``, and ``alterations`` makes mistakes that it must see.
-Only these two and ``ours`` import JAX, so that reference numbers can be recorded in an environment with older libraries
-(:mod:`allmrec_jax.parity.golden`).
+``cases`` holds weights and inputs, and ``directories`` writes them as files. ``torch_reference`` computes with PyTorch,
+out of the modules of ``stock`` or, in the ``official`` files, of the user's clone; the ``ours`` files run the product's
+functions, ``watched`` sees what they draw. ``compare`` puts both side by side under ``tolerances``, and ``alterations``
+makes mistakes that it must see. The reference's files do without JAX, so that its numbers can be recorded in an
+environment with older libraries (:mod:`allmrec_jax.parity.golden`).
 """

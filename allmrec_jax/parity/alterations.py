@@ -1,27 +1,30 @@
-"""Mistakes made on our side on purpose: the self-test of the comparison, which must notice each of them."""
+"""Mistakes made in the product on purpose: the self-test of the comparison, which must notice each of them."""
 
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from allmrec_jax import prompts as prompt_module
-from allmrec_jax.official import exporting, reading
+from allmrec_jax import prompts, rng
+from allmrec_jax.data.dataset import Dataset, item_texts
+from allmrec_jax.inference import decode
+from allmrec_jax.models.cf import registry, sequential
+from allmrec_jax.official import exporting, layout, reading
 from allmrec_jax.official import parameters as official
-from allmrec_jax.parity import ours
-from allmrec_jax.parity.ours import CF, DECODE, OFFICIAL_DECODE, SASREC, STAGE1, STAGE2
-from allmrec_jax.parity.reference import STAGE1_RATE, STAGE2_RATE
-from allmrec_jax.prompts import STYLES
+from allmrec_jax.parity import ours_files
+from allmrec_jax.training import cf, stage1_settings, stage2, stage2_batches, stage2_settings
 
 
 class Alteration(NamedTuple):
-    """A mistake on our side, for the self-test.
+    """A mistake in the product, for the self-test.
 
     Attributes:
         what: in words.
@@ -36,6 +39,7 @@ class Alteration(NamedTuple):
     @contextlib.contextmanager
     def made(self) -> Any:
         """While it lasts; caches of traced functions and of loaded weights are emptied around it."""
+        ours_files.files()  # written before anything is altered
         _forget()
         with mock.patch(self.target, self.value):
             yield
@@ -44,17 +48,117 @@ class Alteration(NamedTuple):
 
 def _forget() -> None:
     jax.clear_caches()
-    for cached in (ours._encoder, ours._catalogue, ours._frozen_cf, ours._opt):
-        cached.cache_clear()
+    ours_files.forget()
 
 
-def _stage1_with(**changes: Any) -> tuple[str, Any]:
-    return "allmrec_jax.parity.ours.STAGE1", dataclasses.replace(STAGE1, **changes)
+def _with(presets: Mapping[str, Any], name: str = "official", **changes: Any) -> dict[str, Any]:
+    """Presets, one of them with other values."""
+    return dict(presets) | {name: dataclasses.replace(presets[name], **changes)}
 
 
-def _shifted_answers(answers: Any, pad: int) -> Any:
-    ids, mask = prompt_module.pad_answers(answers, pad)  # not the name that is replaced
+def _sasrec(what: str, **changes: Any) -> Alteration:
+    presets = dict(registry.CF_PRESETS) | {"sasrec": _with(registry.CF_PRESETS["sasrec"], **changes)}
+    return Alteration(what, "allmrec_jax.models.cf.registry.CF_PRESETS", presets)
+
+
+def _stage1(what: str, **changes: Any) -> Alteration:
+    presets = _with(stage1_settings.PRESETS, **changes)
+    return Alteration(what, "allmrec_jax.training.stage1_settings.PRESETS", presets)
+
+
+def _stage2(what: str, **changes: Any) -> Alteration:
+    presets = _with(stage2_settings.PRESETS, **changes)
+    return Alteration(what, "allmrec_jax.training.stage2_settings.PRESETS", presets)
+
+
+def _decoding(what: str, preset: str, **changes: Any) -> Alteration:
+    return Alteration(what, "allmrec_jax.inference.decode.PRESETS", _with(decode.PRESETS, preset, **changes))
+
+
+# Draws.
+
+_bucket_loss, _batch_rows, _user_vectors = cf.bucket_loss, cf.batch_rows, stage2_batches.Stage2Sampler.user_vectors
+_items_before, _item_latents, _numpy_rng = Dataset.items_before, stage2.item_latents, rng.numpy_rng
+_title_table, _pad_answers, _prefill = prompts.title_table, prompts.pad_answers, decode.prefill
+
+
+def _one_key(model: Any, loss: Any, params: Any, bucket: Any, free_below: Any, key: Any) -> Any:
+    return _bucket_loss(model, loss, params, bucket, free_below, jax.random.key(0))
+
+
+def _any_items(key: Any, below: Any, start: Any, end: Any, items: int, time: int) -> Any:
+    return jax.random.randint(key, (len(start), time), 1, items + 1)
+
+
+def _half_of_the_users(key: Any, users: int, *args: Any) -> Any:
+    return _batch_rows(key, users // 2, *args)
+
+
+def _of_step_0(seed: int, purpose: str, step: int = 0) -> Any:
+    return _numpy_rng(seed, purpose)
+
+
+def _with_the_target(dataset: Dataset, users: Any, places: Any, width: int) -> Any:
+    return _items_before(dataset, users, places + 1, width)
+
+
+def _reversed_history(sampler: Any, question: Any, key: Any = None) -> Any:
+    histories = question.histories.copy()
+    for row in histories:
+        row[row > 0] = row[row > 0][::-1]
+    return _user_vectors(sampler, question._replace(histories=histories), key)
+
+
+def _text_latents(stage1: Any, kind: Any, *args: Any) -> Any:
+    return _item_latents(stage1, "text", *args)
+
+
+def _paper_texts(dataset: Dataset, style: Any) -> Any:
+    return item_texts(dataset, "paper")
+
+
+class _Unscaled(sequential.Dropout):
+    """Does not scale up what it keeps."""
+
+    @nn.compact
+    def __call__(self, x: Any, deterministic: bool) -> Any:
+        if deterministic or self.rate == 0:
+            return x
+        return jnp.where(jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, x.shape), x, 0.0)
+
+
+class _Off(sequential.Dropout):
+    """Keeps everything."""
+
+    @nn.compact
+    def __call__(self, x: Any, deterministic: bool) -> Any:
+        return x
+
+
+def _kept_pads(module: Any, weight: Any, deterministic: bool) -> Any:
+    return weight
+
+
+# The language model, prompts and files.
+
+
+def _spaced(tokenizer: Any, titles: list[str], limit: int) -> Any:
+    return _title_table(tokenizer, [" " + title for title in titles], limit)
+
+
+def _shifted_answers(answers: Any, pad: int, width: int = 0) -> Any:
+    ids, mask = _pad_answers(answers, pad, width)
     return np.roll(ids, 1, axis=1), mask
+
+
+def _all_attended(q: Any, k: Any, v: Any, **options: Any) -> Any:
+    weights = jax.nn.softmax(jnp.einsum("bhtd,bhsd->bhts", q * q.shape[-1] ** -0.5, k), axis=-1)
+    return jnp.einsum("bhts,bhsd->bhtd", weights, v)
+
+
+def _late(llm: Any, params: Any, embeds: Any, lengths: Any) -> Any:
+    table = jnp.roll(params["embed_positions"]["embedding"], -1, axis=0)
+    return _prefill(llm, params | {"embed_positions": {"embedding": table}}, embeds, lengths)
 
 
 _tensors, _read_sequences = exporting._tensors, reading.read_sequences
@@ -70,9 +174,7 @@ def _reversed(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 _EPSILON = Alteration("LayerNorm epsilon 1e-6 for 1e-8", "allmrec_jax.models.cf.sasrec.LAYER_NORM_EPSILON", 1e-6)
-_OFFSET = Alteration(
-    "positions start one late", "allmrec_jax.parity.ours._positions", lambda real: np.cumsum(real, axis=1)
-)
+_OFFSET = Alteration("positions start one late", "allmrec_jax.inference.decode.prefill", _late)
 _OPT_EPSILON = Alteration("LayerNorm epsilon 1e-3 for 1e-5", "allmrec_jax.models.llm.opt.LAYER_NORM_EPSILON", 1e-3)
 _GELU = Alteration(
     "the tanh approximation of GELU",
@@ -80,47 +182,60 @@ _GELU = Alteration(
     {"gelu": functools.partial(nn.gelu, approximate=True)},
 )
 _SLOPE = Alteration("LeakyReLU slope 0.02 for 0.01", "allmrec_jax.models.projectors.LEAKY_SLOPE", 0.02)
+_ONE_KEY = Alteration("the same negatives and dropout in every step", "allmrec_jax.training.cf.bucket_loss", _one_key)
 
 ALTERATIONS: dict[str, tuple[Alteration, ...]] = {
+    "Presets": (
+        _stage1("stage 1 in batches of 64", batch_size=64),
+        _stage2("stage 2 at a rate of 1e-3", learning_rate=1e-3),
+        _sasrec("SASRec for 100 epochs", epochs=100),
+        _decoding("a repetition penalty of 1.2", "official", repetition_penalty=1.2),
+    ),
     "SASRec": (
         _EPSILON,
         Alteration("a causal mask that hides nothing", "allmrec_jax.models.cf.sasrec.np.tril", lambda x: x),
     ),
     "SASRec with dropout": (
-        Alteration(
-            "dropout scales as for a rate of 0.4",
-            "allmrec_jax.parity.ours.SASREC",
-            dataclasses.replace(SASREC, dropout=0.4),
-        ),
+        Alteration("dropout that does not scale", "allmrec_jax.models.cf.sasrec.Dropout", _Unscaled),
     ),
     "SASRec training": (
-        Alteration("beta2 0.999 for 0.98", "allmrec_jax.parity.ours.CF", dataclasses.replace(CF, beta2=0.999)),
+        _ONE_KEY,
+        _sasrec("beta2 0.999 for 0.98", beta2=0.999),
+        Alteration("dropout off", "allmrec_jax.models.cf.sasrec.Dropout", _Off),
+        Alteration("users drawn from half of them", "allmrec_jax.training.cf.batch_rows", _half_of_the_users),
+        Alteration("negatives that the user has met", "allmrec_jax.training.cf.draw_free_items", _any_items),
+    ),
+    "SASRec training, short histories": (
+        Alteration("pads that no dropout drops", "allmrec_jax.models.cf.sasrec.PadDropout.__call__", _kept_pads),
+        _ONE_KEY,
     ),
     "Autoencoders": (Alteration("tanh for the sigmoid", "allmrec_jax.models.alignment.nn.sigmoid", nn.tanh),),
-    "Sentence encoder": (_GELU,),
+    "Sentence encoder": (_GELU, _stage1("the paper's texts", text_style="paper")),
     "Sentence encoder, BERT": (_GELU,),
     "Stage 1": (
-        Alteration("weight 0.5 for 0.2 of the text reconstruction", *_stage1_with(beta=0.5)),
-        Alteration("weight 0.4 for 0.5 of the item reconstruction", *_stage1_with(alpha=0.4)),
-        Alteration("weight 0.9 of the matching loss", *_stage1_with(match_weight=0.9)),
-        Alteration("summed logits in the recommendation loss", *_stage1_with(mean_logits=False)),
-        Alteration("a text target that is pulled along", *_stage1_with(detach_texts=False)),
-        Alteration("only the positive item's errors", *_stage1_with(negatives_too=False)),
+        _stage1("weight 0.5 for 0.2 of the text reconstruction", beta=0.5),
+        _stage1("weight 0.4 for 0.5 of the item reconstruction", alpha=0.4),
+        _stage1("weight 0.9 of the matching loss", match_weight=0.9),
+        _stage1("summed logits in the recommendation loss", mean_logits=False),
+        _stage1("a text target that is pulled along", detach_texts=False),
+        _stage1("only the positive item's errors", negatives_too=False),
     ),
     "Stage 1 training": (
         Alteration(
-            "learning rates of 1.5 times",
-            *_stage1_with(learning_rate=1.5 * STAGE1_RATE, encoder_learning_rate=1.5 * STAGE1_RATE),
+            "user vectors that see the target", "allmrec_jax.data.dataset.Dataset.items_before", _with_the_target
         ),
+        Alteration("the same negatives in every batch", "allmrec_jax.training.stage1_batches.numpy_rng", _of_step_0),
+        _stage1("the CF model without dropout", cf_train_mode=False),
+        _stage1("an encoder's rate of 1.5 times", encoder_learning_rate=1.5e-4),
+        _stage1("the autoencoders' rate of 1.5 times", learning_rate=1.5e-4),
+        Alteration("the paper's texts", "allmrec_jax.training.stage1.item_texts", _paper_texts),
     ),
     "Prompts": (
-        Alteration("the words of games", "allmrec_jax.parity.ours.STYLE", STYLES["games"]),
         Alteration(
-            "titles tokenised with a space before them",
-            "allmrec_jax.parity.ours.title_table",
-            lambda tokenizer, titles, limit: prompt_module.title_table(
-                tokenizer, [" " + title for title in titles], limit
-            ),
+            "the words of games", "allmrec_jax.official.layout.STYLES", layout.STYLES | {"Movies_and_TV": "games"}
+        ),
+        Alteration(
+            "titles tokenised with a space before them", "allmrec_jax.pretrained.frozen_llm.title_table", _spaced
         ),
     ),
     "Projectors": (
@@ -130,44 +245,30 @@ ALTERATIONS: dict[str, tuple[Alteration, ...]] = {
     "OPT, right-padded": (_OFFSET, _OPT_EPSILON),
     "OPT, left-padded": (
         _OFFSET,
-        Alteration(
-            "padding is attended",
-            "allmrec_jax.parity.ours._attention_mask",
-            lambda real: np.tril(np.ones((len(real), real.shape[1], real.shape[1]), bool)),
-        ),
+        Alteration("later tokens are attended", "allmrec_jax.models.llm.attention.causal_attention", _all_attended),
     ),
     "OPT-350m's shape": (_OFFSET, _OPT_EPSILON),
     "Stage 2": (
         _SLOPE,
         _OPT_EPSILON,
-        Alteration("targets one token late", "allmrec_jax.parity.ours.pad_answers", _shifted_answers),
+        Alteration("targets one token late", "allmrec_jax.prompts.pad_answers", _shifted_answers),
     ),
     "Stage 2 training": (
+        Alteration("the text's latents for the joint ones", "allmrec_jax.training.stage2.item_latents", _text_latents),
         Alteration(
-            "a learning rate of 1.5 times",
-            "allmrec_jax.parity.ours.STAGE2",
-            dataclasses.replace(STAGE2, learning_rate=1.5 * STAGE2_RATE),
+            "user vectors of histories back to front",
+            "allmrec_jax.training.stage2_batches.Stage2Sampler.user_vectors",
+            _reversed_history,
         ),
+        Alteration("the same candidates in every batch", "allmrec_jax.training.stage2_batches.numpy_rng", _of_step_0),
+        _stage2("the CF model without dropout", cf_train_mode=False),
+        _stage2("a learning rate of 1.5 times", learning_rate=1.5e-4),
     ),
-    "Generation": (
-        Alteration(
-            "a repetition penalty of 1.5",
-            "allmrec_jax.parity.ours.DECODE",
-            dataclasses.replace(DECODE, repetition_penalty=1.5),
-        ),
-    ),
-    "Generation, official settings": (
-        Alteration(
-            "no repetition penalty",
-            "allmrec_jax.parity.ours.OFFICIAL_DECODE",
-            dataclasses.replace(OFFICIAL_DECODE, repetition_penalty=1.0),
-        ),
-    ),
+    "Generation": (_decoding("a repetition penalty of 1.5", "paper", repetition_penalty=1.5),),
+    "Generation, official settings": (_decoding("no repetition penalty", "official", repetition_penalty=1.0),),
     "Hit@1 of eval.py": (
         Alteration(
-            "equality for containment",
-            "allmrec_jax.parity.ours.official_hit",
-            lambda text, title: text.removesuffix('"') == title,
+            "equality for containment", "allmrec_jax.metrics.official_hit", lambda text, title: text.strip('"') == title
         ),
     ),
     "Conversion": (

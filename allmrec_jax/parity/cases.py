@@ -21,7 +21,10 @@ ITEMS, DIM, BLOCKS, HEADS, LENGTH, LATENT = 90, 16, 2, 2, 14, 128
 
 DROPOUT = 0.5
 USERS = 8
-"""B of the CF model and of stage 1."""
+"""B of the CF model and of stage 1, where no data set is read."""
+
+BATCH = 16
+"""B of the CF model and of stage 1 in the trainings on a data set."""
 
 PROMPTS, HISTORY, CANDIDATES = 2, 10, 20
 """B of stage 2; items in a prompt."""
@@ -45,6 +48,9 @@ TEXT_ENCODER: dict[str, Any] = {
     "pad_token_id": 0,
 }
 """DistilBERT at the width that the official code fixes, otherwise small."""
+
+TEXT_DROPOUT: dict[str, Any] = {"dropout": 0.1, "attention_dropout": 0.1}
+"""The published encoder's, for the rows that train with it."""
 
 BERT: dict[str, Any] = {
     "model_type": "bert",
@@ -222,24 +228,16 @@ def sequences(step: int = 0, users: int = USERS) -> Sequences:
     return Sequences(np.arange(1, users + 1), items, positives, negatives)
 
 
-def dropout_masks() -> dict[str, np.ndarray]:
-    """Which values SASRec's dropouts keep, stacked over blocks but for the embeddings'."""
-    rng = random("dropout")
-    shapes = {
-        "embedding": (USERS, LENGTH, DIM),
-        "attention": (BLOCKS, USERS, HEADS, LENGTH, LENGTH),
-        "dropout1": (BLOCKS, USERS, LENGTH, DIM),
-        "dropout2": (BLOCKS, USERS, LENGTH, DIM),
-    }
-    return {name: rng.random_sample(shape) >= DROPOUT for name, shape in shapes.items()}
-
-
 def histories() -> list[list[int]]:
-    """Interactions of a data set: three to six items of each of N users; every item occurs."""
+    """Interactions of a data set of N users: one to twenty of each, different ones.
+
+    The first one of user u is item u, so that every item is trained on. Some histories are longer than T; users with
+    one or three interactions have a single training item, those with two or four the shortest history there is.
+    """
     rng, found = random("histories"), []
     for user in range(ITEMS):
-        others = rng.permutation(ITEMS)[: 2 + user % 4] + 1
-        found.append([user + 1, *(int(item) for item in others)])
+        others = [int(item) + 1 for item in rng.permutation(ITEMS) if item != user]
+        found.append([user + 1, *others[: user % 20]])
     return found
 
 

@@ -13,7 +13,8 @@ import torch
 
 from allmrec_jax.parity import cases
 from allmrec_jax.parity.directories import write_opt, write_sentence_encoder
-from allmrec_jax.parity.reference import Outputs, encoder_prefix, kind, parameters
+from allmrec_jax.parity.reference import Outputs, kind
+from allmrec_jax.parity.torch_parts import encoder_prefix, parameters
 
 EPOCHS = 10, 5
 """Of the stages, in the files' names: those that the official code looks for."""
@@ -44,15 +45,13 @@ def through_ours(source: Path, work: Path) -> Path:
     return after.root
 
 
-def write_official(
-    home: Path, stages: list[Any], arguments: Callable[..., argparse.Namespace], at: AbstractContextManager[None]
+def save_stages(
+    stages: list[Any], arguments: Callable[..., argparse.Namespace], at: AbstractContextManager[None]
 ) -> None:
-    """The models' checkpoints by their own ``save_model``, and the interactions, below ``home``."""
+    """The models' checkpoints by their own ``save_model``."""
     with at:
         for stage, model in enumerate(stages, 1):
             model.save_model(arguments(stage), *EPOCHS[:stage])
-    lines = [f"{user} {item}\n" for user, items in enumerate(cases.histories(), 1) for item in items]
-    (home / "data" / "amazon" / f"{cases.DATA_NAME}.txt").write_text("".join(lines))
 
 
 def loaded(model: Any, arguments: argparse.Namespace, utils: ModuleType) -> Outputs:

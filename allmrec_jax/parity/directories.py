@@ -1,6 +1,8 @@
-"""The cases' pretrained models as directories in the Hugging Face format, for loaders of either side."""
+"""The cases as files: pretrained models in the Hugging Face format, and data and checkpoints of the official code."""
 
+import argparse
 import json
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,8 @@ def write_opt(directory: Path, config: Mapping[str, Any], rows: int) -> None:
     (directory / "config.json").write_text(json.dumps(body))
 
 
-def write_sentence_encoder(path: Path, *, bert: bool = False) -> None:
-    """The case's sentence encoder as a sentence-transformers directory."""
+def write_sentence_encoder(path: Path, *, bert: bool = False, dropout: bool = False) -> None:
+    """The case's sentence encoder as a sentence-transformers directory, without dropout or with the published one."""
     from safetensors.numpy import save_file
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
@@ -32,7 +34,7 @@ def write_sentence_encoder(path: Path, *, bert: bool = False) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     tokenizer.save(str(path / "tokenizer.json"))
-    config = cases.BERT if bert else cases.TEXT_ENCODER
+    config = cases.BERT if bert else cases.TEXT_ENCODER | (cases.TEXT_DROPOUT if dropout else {})
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     kinds = ("Transformer", "Pooling")
     files: dict[str, Any] = {
@@ -58,3 +60,52 @@ def write_sentence_encoder(path: Path, *, bert: bool = False) -> None:
         (path / name).write_text(json.dumps(body))
     shapes = cases.bert_shapes() if bert else cases.distilbert_shapes()
     save_file(cases.weights(shapes), path / "model.safetensors", metadata={"format": "pt"})
+
+
+def sasrec_arguments(dropout: float) -> argparse.Namespace:
+    """The arguments of the official ``SASRec``, which its checkpoint holds too."""
+    return argparse.Namespace(
+        device="cpu",
+        hidden_units=cases.DIM,
+        maxlen=cases.LENGTH,
+        num_blocks=cases.BLOCKS,
+        num_heads=cases.HEADS,
+        dropout_rate=dropout,
+    )
+
+
+def write_official(root: Path) -> None:
+    """The case's interactions, texts and CF checkpoint where the official code reads them, below ``root``."""
+    import torch
+
+    titles, descriptions = cases.texts()
+    data, checkpoint = root / "data" / "amazon", root / "pre_train" / "sasrec" / cases.DATA_NAME
+    data.mkdir(parents=True)
+    checkpoint.mkdir(parents=True)
+    lines = [f"{user} {item}\n" for user, items in enumerate(cases.histories(), 1) for item in items]
+    (data / f"{cases.DATA_NAME}.txt").write_text("".join(lines))
+    names = {"title": titles, "description": descriptions}
+    (data / f"{cases.DATA_NAME}_text_name_dict.json.gz").write_bytes(pickle.dumps(names))
+    about = {"user_num": cases.ITEMS, "item_num": cases.ITEMS, "args": sasrec_arguments(cases.DROPOUT)}
+    torch.save([about, _tensors(cases.weights(cases.sasrec_shapes()))], checkpoint / "sasrec.pth")
+
+
+def write_official_stage1(root: Path, epoch: int) -> None:
+    """The case's autoencoders and sentence encoder as the official code's checkpoints of stage 1."""
+    import torch
+
+    folder = root / "models" / "saved_models"
+    folder.mkdir(parents=True)
+    for part, prefix, shapes in (
+        ("mlp", "mlp.", cases.autoencoder_shapes("mlp", cases.DIM)),
+        ("mlp2", "mlp2.", cases.autoencoder_shapes("mlp2", cases.TEXT_ENCODER["dim"])),
+        ("sbert", "", cases.distilbert_shapes()),
+    ):
+        state = {name.removeprefix(prefix): value for name, value in cases.weights(shapes).items()}
+        torch.save(_tensors(state), folder / f"{cases.DATA_NAME}_sasrec_{epoch}_{part}.pt")
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Any]:
+    import torch
+
+    return {name: torch.from_numpy(value) for name, value in state.items()}

@@ -15,19 +15,20 @@ import transformers
 from allmrec_jax.parity import cases
 from allmrec_jax.parity.directories import write_sentence_encoder
 from allmrec_jax.parity.reference import (
+    DRAWN,
     NEW_TOKENS,
+    Drawn,
+    DrawnStep,
     Outputs,
     Prompts,
+    RefusedError,
     Source,
-    Stage2Answer,
-    Steps,
-    TorchReference,
     empty_prompts,
-    fill,
     item_slot,
-    opt_outputs,
     user_slots,
 )
+from allmrec_jax.parity.torch_parts import fill, opt_outputs
+from allmrec_jax.parity.torch_reference import Stage2Answer, TorchReference
 
 
 class FeedForward(torch.nn.Module):
@@ -105,13 +106,13 @@ def projector(inputs: int, activation: torch.nn.Module) -> torch.nn.Sequential:
 class Model(torch.nn.Module):
     """The parts of A-LLMRec that a stage needs."""
 
-    def __init__(self, stage: int) -> None:
+    def __init__(self, stage: int, *, dropout: bool) -> None:
         super().__init__()
         self.recsys = torch.nn.Module()
-        self.recsys.model = SASRec(0.0).requires_grad_(False)
+        self.recsys.model = SASRec(cases.DROPOUT).requires_grad_(False)
         self.mlp = Autoencoder(cases.DIM)
         if stage == 1:
-            self.sbert = sentence_transformer()
+            self.sbert = sentence_transformer(dropout=dropout)
             self.mlp2 = Autoencoder(cases.TEXT_ENCODER["dim"])
         else:
             self.mlp.requires_grad_(False)
@@ -128,13 +129,16 @@ def fill_opt(llm: Any) -> Any:
     return fill(llm).eval()
 
 
-def sentence_transformer(*, bert: bool = False) -> Any:
-    """A sentence-transformers model of the case's DistilBERT or BERT, with mean pooling, saved to disk and loaded."""
+def sentence_transformer(*, bert: bool = False, dropout: bool = False) -> Any:
+    """A sentence-transformers model of the case's DistilBERT or BERT, with mean pooling, saved to disk and loaded.
+
+    Its attention is spelt out: in the fused one nothing outside could say what dropout keeps.
+    """
     from sentence_transformers import SentenceTransformer
 
     with tempfile.TemporaryDirectory() as directory:
-        write_sentence_encoder(Path(directory), bert=bert)
-        return SentenceTransformer(directory, device="cpu")
+        write_sentence_encoder(Path(directory), bert=bert, dropout=dropout)
+        return SentenceTransformer(directory, device="cpu", model_kwargs={"attn_implementation": "eager"})
 
 
 class Stock(TorchReference):
@@ -142,24 +146,25 @@ class Stock(TorchReference):
 
     name = "stock PyTorch"
 
-    def __init__(self, steps: Steps) -> None:
-        super().__init__(steps)
+    def __init__(self) -> None:
+        super().__init__()
         import sentence_transformers
 
         torch_version, hugging = f"torch {torch.__version__}", f"transformers {transformers.__version__}"
-        self._sources = dict.fromkeys(self.rows(), torch_version) | {
-            "Sentence encoder": f"sentence-transformers {sentence_transformers.__version__}",
-            "Stage 1": f"{torch_version}, sentence-transformers {sentence_transformers.__version__}",
-        }
-        self._sources["Sentence encoder, BERT"] = self._sources["Sentence encoder"]
-        self._sources["Stage 1 training"] = self._sources["Stage 1"]
-        for component in self.rows():
-            if component.startswith(("OPT", "Stage 2", "Generation")):
+        encoders = f"sentence-transformers {sentence_transformers.__version__}"
+        self._sources = dict.fromkeys((*self.rows(), *DRAWN), torch_version)
+        for component in self._sources:
+            if component.startswith("Sentence encoder"):
+                self._sources[component] = encoders
+            elif component.startswith("Stage 1"):
+                self._sources[component] = f"{torch_version}, {encoders}"
+            elif component.startswith(("OPT", "Stage 2", "Generation")):
                 self._sources[component] = hugging
+        self._sequences = read_sequences()
 
     def source(self, component: str) -> Source:
         """The library and its version."""
-        return Source(self._sources[component])
+        return Source(self._sources[component], stood_in=stood_in(component))
 
     def rows(self) -> dict[str, Callable[[], Outputs]]:
         """Also BERT, another shape of OPT, and plain greedy generation."""
@@ -173,9 +178,41 @@ class Stock(TorchReference):
         """SASRec out of stock parts."""
         return SASRec(dropout)
 
-    def make_model(self, stage: int) -> Any:
+    def make_model(self, stage: int, *, dropout: bool = False) -> Any:
         """A-LLMRec out of stock parts."""
-        return Model(stage)
+        return Model(stage, dropout=dropout)
+
+    def replay(self, component: str, drawn: Drawn) -> Outputs:
+        """What is compared of a component in which the product draws."""
+        return self.select(super().replay(component, drawn))
+
+    def select(self, outputs: Outputs) -> Outputs:
+        """All but the prompts, which stock parts cannot put together and take as they are."""
+        return {name: value for name, value in outputs.items() if not name.startswith("exact/prompt ")}
+
+    def cf_batch(self, users: np.ndarray, negatives: np.ndarray) -> cases.Sequences:
+        """The latest T items but the last, and the item after each."""
+        items, positives = (np.zeros((len(users), cases.LENGTH), np.int32) for _ in range(2))
+        for row, user in enumerate(users):
+            training = self._sequences[user - 1]
+            if len(training) < 2:
+                raise RefusedError(f"user {user} has nothing to learn from")
+            length = min(len(training) - 1, cases.LENGTH)
+            items[row, cases.LENGTH - length :] = training[-length - 1 : -1]
+            positives[row, cases.LENGTH - length :] = training[-length:]
+            if met := set(training) & set(negatives[row].tolist()):
+                raise RefusedError(f"user {user} has met items {met}, drawn as negatives")
+        return cases.Sequences(users, items, positives, np.where(positives > 0, negatives, 0))
+
+    def stage_batch(self, users: np.ndarray, negatives: np.ndarray) -> cases.Sequences:
+        """The same; only the last column of the negatives is read."""
+        last = np.zeros((len(users), cases.LENGTH), np.int32)
+        last[:, -1] = negatives
+        return self.cf_batch(users, last)
+
+    def learnable(self) -> np.ndarray:
+        """Users with two training items."""
+        return np.flatnonzero([len(training) >= 2 for training in self._sequences]) + 1
 
     def stage1_losses(self, model: Any, batch: cases.Sequences, optimizer: Any) -> dict[str, float]:
         """The official form: sums over positive and negative item, mean logits, targets of texts detached."""
@@ -202,11 +239,14 @@ class Stock(TorchReference):
         optimizer.step()
         return {name: value.item() for name, value in (losses | {"total": total}).items()}
 
-    def stage2_answer(self, model: Any, step: int, optimizer: Any) -> Stage2Answer:
-        """Random ids with slots and answers, through Hugging Face's OPT with labels."""
+    def stage2_answer(
+        self, model: Any, batch: cases.Sequences, optimizer: Any, drawn: DrawnStep | None = None
+    ) -> Stage2Answer:
+        """Random ids with slots and answers, or the product's, through Hugging Face's OPT with labels."""
         optimizer.zero_grad()
-        batch = cases.sequences(step, cases.PROMPTS)
-        prompts = random_prompts(step, batch)
+        prompts = random_prompts(batch) if drawn is None else drawn.prompts
+        if prompts is None:
+            raise RefusedError("no prompts")
         with torch.no_grad():
             users = model.recsys.model.hidden(batch.items)[:, -1]
             table, _ = model.mlp(model.recsys.model.item_emb.weight)
@@ -259,15 +299,36 @@ class Stock(TorchReference):
         return {"input/plain ids": ids.astype(np.int32), "exact/tokens": tokens.numpy()}
 
 
+SMALL_OPT = "OPT's pretrained weights: a small OPT with random ones"
+SMALL_ENCODER = (
+    "a sentence encoder's pretrained weights and words: a small one with random weights and letters as words"
+)
+RANDOM_WORDS = "prompts in words: random ids, or what the product's tokenizer made"
+
+
+def stood_in(component: str) -> str:
+    """What pretrained part is replaced."""
+    if component.startswith(("Sentence encoder", "Stage 1")):
+        return SMALL_ENCODER
+    if component.startswith("OPT"):
+        return SMALL_OPT
+    return f"{SMALL_OPT}; {RANDOM_WORDS}" if component.startswith(("Stage 2", "Generation")) else ""
+
+
 def official_text(item: int) -> str:
     """An item's text as the official code writes it."""
     titles, descriptions = cases.texts()
     return f'"{titles.get(item, "No Title")}, {descriptions.get(item, "No Description")}"'
 
 
-def random_prompts(step: int, batch: cases.Sequences) -> Prompts:
+def read_sequences() -> list[list[int]]:
+    """Each user's training items: all but the last two, or all where there are fewer than three."""
+    return [items[:-2] if len(items) >= 3 else items for items in cases.histories()]
+
+
+def random_prompts(batch: cases.Sequences) -> Prompts:
     """Prompts of random words with slots where a prompt has them, and answers of random words."""
-    rng, prompts = cases.random(f"prompts {step}"), empty_prompts(len(batch.items))
+    rng, prompts = cases.random("prompts 0"), empty_prompts(len(batch.items))
     user_slots(prompts)
     for row, sequence in enumerate(batch.items):
         history = sequence[sequence > 0][-cases.HISTORY :]

@@ -33,7 +33,7 @@ TOLERANCES: dict[Kind, Tolerance] = {
         "Adam divides by the root of the squared gradient, so rounding in small gradients moves parameters by a share "
         "of the learning rate at each step; relative L2 norm over a tensor after all steps",
     ),
-    "exact": Tolerance(0.0, "whole numbers: token ids, positions, slots, hits"),
+    "exact": Tolerance(0.0, "token ids, positions, slots, hits, batches, settings"),
 }
 
 EXCLUDED = ("k_lin.bias",)

@@ -1,6 +1,7 @@
 """The comparison without a clone: stock PyTorch parts, recorded numbers, and a mistake in every component."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -8,18 +9,22 @@ import numpy as np
 import pytest
 
 from allmrec_jax import cli
-from allmrec_jax.parity import compare
+from allmrec_jax.parity import cases, compare
 from allmrec_jax.parity.alterations import ALTERATIONS
 from allmrec_jax.parity.golden import RECORDED, STEPS, Golden
-from allmrec_jax.parity.ours import OURS
-from allmrec_jax.parity.reference import COMPONENTS, ONLY_A_CLONE, Steps
+from allmrec_jax.parity.ours import DRAWING, OURS
+from allmrec_jax.parity.reference import COMPONENTS, DRAWN, ONLY_A_CLONE, Drawn, DrawnStep, RefusedError, Steps
 from allmrec_jax.parity.stock import Stock
 from allmrec_jax.parity.tolerances import TOLERANCES
+from allmrec_jax.parity.watched import sasrec_masks
 
-SHORT = Steps(cf=20, stage1=8, stage2=8)
-"""As many steps as a wrong optimizer needs to show; `allmrec parity` takes the whole lengths."""
+SHORT = Steps(cf=10, stage1=2, stage2=4)
+"""As many as show every user and a wrong optimizer; `allmrec parity` takes the whole lengths."""
 
 CPU = jax.devices("cpu")[0]
+
+UNALTERED = ("SASRec training, short histories",)
+"""Altered by `allmrec parity --selftest` alone: each takes seconds to compile, and other rows share its alterations."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +35,7 @@ def standard_promotion():
 
 @pytest.fixture(scope="module")
 def stock():
-    return Stock(SHORT)
+    return Stock()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +47,7 @@ def failures(row):
     return [tensor for tensor in row.tensors if not tensor.passed]
 
 
-@pytest.mark.parametrize("component", Stock(SHORT).components())
+@pytest.mark.parametrize("component", Stock().components())
 def test_equals_stock_pytorch(stock, component):
     row = compare.compare(stock, component, SHORT, CPU)
     assert row.tensors and not failures(row)
@@ -58,7 +63,7 @@ def test_equals_the_recorded_official_code(recorded, file, component):
     assert row.tensors and not failures(row)
 
 
-@pytest.mark.parametrize("component", [name for name in COMPONENTS if name not in ONLY_A_CLONE])
+@pytest.mark.parametrize("component", [name for name in COMPONENTS if name not in (*ONLY_A_CLONE, *UNALTERED)])
 def test_a_mistake_turns_the_row_red(stock, recorded, component, monkeypatch):
     # The first alteration of each; `allmrec parity --selftest` makes them all.
     monkeypatch.setitem(ALTERATIONS, component, ALTERATIONS[component][:1])
@@ -68,8 +73,75 @@ def test_a_mistake_turns_the_row_red(stock, recorded, component, monkeypatch):
 
 def test_every_component_is_compared_and_can_be_altered(stock, recorded):
     seen = {one for reference in (stock, *recorded.values()) for one in reference.components()}
-    assert seen | set(ONLY_A_CLONE) == set(COMPONENTS) == set(OURS) == set(ALTERATIONS)
+    assert seen | set(ONLY_A_CLONE) == set(COMPONENTS) == set(OURS) | set(DRAWING) == set(ALTERATIONS)
+    assert set(DRAWING) == set(DRAWN)
     assert not list(compare.selftest([stock, *recorded.values()], ONLY_A_CLONE, SHORT)), "left out, not an error"
+
+
+def test_alterations_change_the_product_alone():
+    targets = [one.target for alterations in ALTERATIONS.values() for one in alterations]
+    assert targets and not [target for target in targets if target.startswith("allmrec_jax.parity")]
+
+
+def test_rows_with_stand_ins_are_partial(recorded):
+    about = {(name, one): golden.source(one) for name, golden in recorded.items() for one in golden.components()}
+    old = about["official_transformers_4.npz", "Prompts"].stood_in
+    assert "opt-nano's byte-pair encoding" in old, "whose tokenizer has other tokens than OPT's"
+    assert about["official.npz", "Stage 1"].stood_in and about["official.npz", "Stage 2 training"].stood_in
+    tensors = (compare.Tensor("exact/ids", (1,), 0.0, 0.0, 0.0),)
+    assert compare.Row("Prompts", "recorded", "cpu", "", "", old, "highest", tensors).verdict == "partial"
+    assert not about["official.npz", "SASRec training"].stood_in
+
+
+def test_our_side_multiplies_in_full_precision_in_every_thread(stock, monkeypatch):
+    before, seen = jax.config.jax_default_matmul_precision, []
+
+    def projectors(theirs):
+        with ThreadPoolExecutor(1) as pool:  # as the product's samplers do
+            seen.append(pool.submit(lambda: jax.config.jax_default_matmul_precision).result())
+        return OURS["Projectors"](theirs)
+
+    monkeypatch.setattr(compare, "OURS", OURS | {"Projectors": projectors})
+    row = compare.compare(stock, "Projectors", SHORT, CPU)
+    assert seen == [row.precision] == ["highest"]
+    assert jax.config.jax_default_matmul_precision == before
+
+
+def step(users, negatives, *masks):
+    users, negatives = np.asarray(users), np.asarray(negatives)
+    return DrawnStep(users, negatives, negatives, negatives, masks)
+
+
+def test_draws_that_come_again_are_counted():
+    rows, keep = np.arange(1, 21).reshape(2, 10), np.arange(8) % 3 > 0
+    again = Drawn({}, [step([1, 2], rows, keep), step([1, 2], rows, keep)])
+    assert again.repeats().tolist() == [2, 1, 2, 1]
+    other = Drawn({}, [step([1, 2], rows, keep), step([2, 1], rows[::-1] + 40, ~keep)])
+    assert other.repeats().tolist() == [0, 0, 0, 0]
+
+
+def test_a_negative_that_the_user_has_met_is_refused(stock):
+    user = 20
+    met = cases.histories()[user - 1][0]
+    with pytest.raises(RefusedError, match="has met items"):
+        stock.stage_batch(np.asarray([user]), np.asarray([met]))
+
+
+def test_what_the_reference_does_not_take_is_a_failed_row(stock, monkeypatch):
+    def refuse(component, drawn):
+        raise RefusedError("one mask too many")
+
+    monkeypatch.setattr(stock, "replay", refuse)
+    monkeypatch.setattr(compare, "DRAWING", {"SASRec with dropout": lambda steps: ({}, None)})
+    row = compare.compare(stock, "SASRec with dropout", SHORT, CPU)
+    assert row.verdict == "failed" and "one mask too many" in row.worst.name
+
+
+def test_masks_of_short_inputs_count_the_pads_kept():
+    counts, keep = np.full((1, 1, 2), 2, np.int32), np.zeros((1, 1, 2, 2), bool)
+    embedding, attention = sasrec_masks([np.zeros((1, 2, 3), bool), counts, keep], 5)
+    assert embedding.tolist() == [[[True] * 3] * 3 + [[False] * 3] * 2]
+    assert attention[0, 0, 3:].tolist() == [[True, True, False, False, False]] * 2, "of three pads two are kept"
 
 
 def test_the_tolerances_are_those_asked_for():
@@ -89,7 +161,7 @@ def test_distances():
 
 
 def test_plot_of_a_training(tmp_path):
-    row = compare.Row("SASRec training", "stock", "cpu", "torch", "", "", (), ([2.0, 1.0], [2.0, 1.0]))
+    row = compare.Row("SASRec training", "stock", "cpu", "torch", "", "", "highest", (), ([2.0, 1.0], [2.0, 1.0]))
     compare.plot(tmp_path / "parity.png", [row])
     assert (tmp_path / "parity.png").read_bytes().startswith(b"\x89PNG")
 
@@ -100,6 +172,7 @@ def test_command_writes_table_json_and_plot_and_fails_where_a_row_does(capsys, t
     cli.main(arguments)
     shown = capsys.readouterr().out
     assert "| Projectors | stock PyTorch: torch" in shown and "2 of 2 alterations" in shown
+    assert "on the cpu: precision highest" in shown
     report = json.loads((tmp_path / "parity.json").read_text())
     assert {row["verdict"] for row in report["rows"]} == {"passed"} and report["versions"]["torch"]
     lines = (tmp_path / "parity.md").read_text().splitlines()
