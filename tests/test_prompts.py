@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tiny_llm
 
+from allmrec_jax import prompts
 from allmrec_jax.errors import UserError
 from allmrec_jax.prompts import (
     GENRE_QUESTION,
@@ -9,6 +10,7 @@ from allmrec_jax.prompts import (
     NO_SLOT,
     STYLES,
     USER_SLOT,
+    Pieces,
     PromptBatch,
     PromptTables,
     bucket,
@@ -16,6 +18,7 @@ from allmrec_jax.prompts import (
     build_questions,
     title_table,
     tokenize,
+    tokenize_pieces,
 )
 
 HOSTILE = [
@@ -221,3 +224,18 @@ def test_questions_leave_out_what_does_not_fit():
     short = tables(tiny_llm.TITLES, max_length=int(whole.lengths[0]) + 7)
     cut = build_questions(short, STYLES["movies"], histories, GENRE_QUESTION, item_slots=True, reserve=8)
     assert whole.dropped[0] == 0 and cut.dropped[0] == 1
+
+
+@pytest.mark.parametrize(("user_slot", "begins"), [(True, True), (True, False), (False, True), (False, False)])
+def test_only_what_nothing_stands_before_is_a_texts_beginning(monkeypatch, user_slot, begins):
+    asked = []
+
+    def recorded(tokenizer, text, *, begins=False):
+        asked.append(begins)
+        return np.zeros(0, np.int32)
+
+    monkeypatch.setattr(prompts, "tokenize", recorded)
+    tokenize_pieces(None, STYLES["neutral"], user_slot=user_slot, begins=begins)
+    first = begins and not user_slot
+    expected = {name: first and name in ("head", "alone") for name in Pieces._fields}
+    assert dict(zip(Pieces._fields, asked, strict=True)) == expected

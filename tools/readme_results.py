@@ -502,6 +502,28 @@ def _places(made: Sequence[Mapping[str, Any]]) -> list[str]:
     return [str(cell or "") if place < len(kinds) else str(cell) for place, cell in enumerate(cells)]
 
 
+def mutants() -> str:
+    """What became of the mutants of ``tests/campaigns/mutants.py``: by module, every survivor, and those by hand."""
+    found = load("campaign_mutants")
+    low, high = found["interval"]
+    lines = [
+        f"{found['killed']} of the {found['mutants']} mutants run are killed: {found['rate']:.1%} (95% interval "
+        f"{low:.1%} to {high:.1%}; seed {found['seed']}; {found['not_run']} more are drawn and not run yet; "
+        "[JSON](benchmarks/results/campaign_mutants.json)).\n",
+        "| module | places | mutants | killed |",
+        "|---|---|---|---|",
+    ]
+    for name, module in found["modules"].items():
+        lines.append(f"| `{name}` | {module['places']} | {module['mutants']} | {module['killed']} |")
+    lines += ["", "Survivors, and why each is harmless:", ""]
+    for one in found["survivors"]:
+        lines.append(f"- `{one['module']}`: `{one['before']}` → `{one['after']}`: {one['reason']}.")
+    lines += ["", "Alterations by hand, which once no test noticed, and the test that notices now:", ""]
+    for one in found["by_hand"]:
+        lines.append(f"- {one['what']}: " + (f"`{one['by']}`" if one["killed"] else "**none**"))
+    return "\n".join(lines) + "\n"
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"results": in_short},
     "docs/results/index.md": {"results": section},
@@ -511,6 +533,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/faults.md": {"kills": kills, "places": places},
     "docs/parity.md": {"parity": parity_table, "selftest": selftest, "same-protocol": same_protocol},
+    "docs/tests.md": {"mutants": mutants},
 }
 """What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on each page; links are from the repository's root."""
 

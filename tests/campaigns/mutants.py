@@ -447,7 +447,7 @@ def campaign(
         if mutant.key in done and (done[mutant.key]["killed"] or not again):
             continue
         if time.monotonic() > until:
-            return [], False
+            break
         started = time.monotonic()
         outcome = told(mutant) | attempt(mutant, recorded, work / "copy", budget)
         done[mutant.key] = outcome
@@ -457,7 +457,8 @@ def campaign(
         print(f"{verdict} {mutant.module}:{mutant.line} {time.monotonic() - started:.1f} s {outcome['by']}", flush=True)
         if not outcome["killed"]:
             print(f"    - {mutant.before}\n    + {mutant.after}", flush=True)
-    return [done[mutant.key] for mutant in mutants], True
+    found = [done[mutant.key] for mutant in mutants if mutant.key in done]
+    return found, len(found) == len(mutants)
 
 
 def summary(outcomes: list[dict[str, Any]], seed: int) -> dict[str, Any]:
@@ -515,12 +516,14 @@ def main() -> None:
     random.Random(given.seed).shuffle(mutants)
     mutants = mutants[: given.most]
     outcomes, complete = campaign(work, hand + mutants, given.budget, until, given.again)
-    if not complete:
-        sys.exit("Not all mutants have been run: the same command goes on.")
-    found = summary(outcomes[len(hand) :], given.seed)
+    written = {mutant.key: what for mutant, (*_, what) in zip(hand, ALTERATIONS, strict=True)}
+    keyed = {(outcome["module"], outcome["before"], outcome["after"]): outcome for outcome in outcomes}
+    found = summary([outcome for key, outcome in keyed.items() if key not in written], given.seed)
+    found["not_run"] = len(mutants) + len(hand) - len(outcomes)
     found["by_hand"] = [
-        {"what": what, "killed": outcome["killed"], "by": outcome["by"]}
-        for (_, _, _, what), outcome in zip(ALTERATIONS, outcomes, strict=False)
+        {"what": what, "killed": keyed[key]["killed"], "by": keyed[key]["by"]}
+        for key, what in written.items()
+        if key in keyed
     ]
     print(json.dumps({name: found[name] for name in ("mutants", "killed", "rate", "interval")}))
     unexplained = [survivor for survivor in found["survivors"] if survivor["reason"] is None]
@@ -538,6 +541,8 @@ def main() -> None:
             "seconds_of_tests": given.budget,
         }
         write_json(given.out, {**about, **found})
+    if not complete:
+        sys.exit("Not all mutants have been run: the same command goes on.")
     sys.exit(bool(unexplained) or not all(alteration["killed"] for alteration in found["by_hand"]))
 
 
