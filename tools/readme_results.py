@@ -489,7 +489,7 @@ def places() -> str:
         "([JSON](benchmarks/results/campaign_places.json)).\n"
         "*Went on*: the fault came too late, or did no harm, and the result is the undisturbed one; with the clock it\n"
         "must. *Ended by a library*: XLA or another, at the limit of the address space. A command that never comes to\n"
-        "such a moment has no number there.\n"
+        "such a moment has no number there; one that is not in the table has not been run in the long form yet.\n"
     )
 
 
