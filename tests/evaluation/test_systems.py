@@ -33,6 +33,7 @@ from allmrec_jax.models.projectors import init_params
 from allmrec_jax.pretrained.llm import llm_hash, save_checkpoint
 from allmrec_jax.pretrained.peft import LoRA, save_adapter
 from allmrec_jax.runs import Run, load_run, save_arrays
+from allmrec_jax.settings import hashed_fields
 from allmrec_jax.trained.sources import EvaluationSettings, Sources
 from allmrec_jax.training.stage2_settings import Stage2Settings
 
@@ -101,6 +102,18 @@ def fake_stage1(monkeypatch):
 @pytest.fixture(scope="module")
 def questions(dataset):
     return Questions(dataset, load_candidates(dataset))
+
+
+def test_llm_only_asks_in_a_chat_where_it_is_told_to(dataset, project):
+    sources = make_sources(dataset, project, chat=True)
+    with pytest.raises(UserError, match="llm: the tokenizer has no chat template; leave chat off"):
+        sources.text_recommender  # noqa: B018 - it is made when it is asked for
+    made = sources.recommender.tables.tokenizer
+    made.chat_template = "[{{ messages[0].content }}][answer] "
+    tables = sources.text_recommender.tables
+    assert made.decode(tables.chat.after) == "][answer] "
+    assert sources.recommender.tables.chat is None
+    assert "chat" not in hashed_fields(EvaluationSettings()) and hashed_fields(sources.settings)["chat"]
 
 
 def make_sources(dataset, project, **settings):

@@ -418,6 +418,14 @@ def test_what_does_not_match_is_refused(project, dataset, tables):
         project.train()
 
 
+def test_a_chat_template_is_part_of_the_run_and_must_be_there(project):
+    chat = dataclasses.replace(SETTINGS, chat=True)
+    assert "chat" not in hashed_fields(SETTINGS)  # as in runs made before the setting was there
+    assert hashed_fields(chat)["chat"] is True
+    with pytest.raises(UserError, match="llm: the tokenizer has no chat template; leave chat off"):
+        project.train(chat)
+
+
 def test_kernels_in_int8_are_another_run(project):
     plain, rounded = (dataclasses.replace(SETTINGS, steps=1, llm_weights=weights) for weights in ("dtype", "int8"))
     assert "llm_weights" not in hashed_fields(plain)  # as in runs made before the setting was there
