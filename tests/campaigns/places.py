@@ -46,7 +46,8 @@ JOBS = (
     Job("opt-nano", "train opt-nano --steps 1 --checkpoints {out} --resume"),
     Job(
         "recommend",
-        "recommend --run up/stage2 --cf up/cf --stage1 up/stage1 --data data --item 3 --count 2 --out {out}/lists.csv",
+        "recommend --run up/stage2 --cf up/cf --stage1 up/stage1 --data data --item B0UKGHJ4H7 --count 2 "
+        "--out {out}/lists.csv",
     ),
     Job("runs list", "runs list --checkpoints up"),
     Job("plan", "plan --llm facebook/opt-1.3b"),
@@ -213,7 +214,7 @@ def main() -> None:
 
     def keep(record: dict[str, Any]) -> None:
         command = f"python tests/campaigns/places.py --times {given.times} --seed {given.seed} --out {given.out.name}"
-        write_json(given.out, {"command": command, "machine": machine(), "versions": versions(), **record})
+        write_json(given.out, {**record, "command": command, "machine": machine(), "versions": versions()})
 
     with tempfile.TemporaryDirectory() as folder:
         work = (given.work or Path(folder)).absolute()
