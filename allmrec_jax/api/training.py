@@ -133,7 +133,7 @@ def train_stage2(
         data: the data set that both runs were trained on, or its directory.
         cf: the CF run, or a directory of one's own CF arrays; the only one there is by default.
         stage1: the stage-1 run built on it; the only one there is by default.
-        llm: the language model as a directory or hub name, or ``"opt-nano"``; the preset's by default.
+        llm: the language model as a directory, hub name or GGUF file, or ``"opt-nano"``; the preset's by default.
         preset: ``"small"``, ``"paper"`` or ``"official"``.
         seed: of every random draw.
         checkpoints: the folder of runs.

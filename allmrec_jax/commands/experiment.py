@@ -25,7 +25,7 @@ COUNT = click.IntRange(min=1)
 TABLE_OPTIONS = (
     grouped(
         "Models and settings",
-        click.option("--llm", help="A language model's directory or hub name, or opt-nano.  [the preset's]"),
+        click.option("--llm", help="A language model's directory, hub name or GGUF file, or opt-nano.  [the preset's]"),
         click.option("--sentence-encoder", help="A directory or hub name, or sbert-nano.  [the preset's]"),
         click.option("--longformer", help="RECFORMER's, a directory or hub name.  [the preset's]"),
         click.option("--style", type=click.Choice(["neutral", "movies", "games", "goods"]), help="Prompts' words."),
@@ -217,7 +217,7 @@ def tune_command() -> click.Command:
     @click.option("--set", "changes", multiple=True, metavar="KIND.SETTING=VALUE", help="Hold a setting at a value.")
     @preset_option(PRESETS)
     @seed_option
-    @click.option("--llm", help="A language model's directory or hub name, or opt-nano.  [the preset's]")
+    @click.option("--llm", help="A language model's directory, hub name or GGUF file, or opt-nano.  [the preset's]")
     @click.option("--sentence-encoder", help="A directory or hub name, or sbert-nano.  [the preset's]")
     @checkpoints_option
     @click.option("--out", type=FOLDER, help="Where tune.json goes.  [runs/tune/DATA]")

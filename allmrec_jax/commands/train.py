@@ -24,7 +24,7 @@ from allmrec_jax.trained.kinds import KINDS, TrainingKind, parse_changes
 
 MODEL_OPTIONS = {
     "encoder": ("--sentence-encoder", "A sentence-transformers directory or hub name, or sbert-nano."),
-    "llm": ("--llm", "A language model's directory or hub name, or opt-nano."),
+    "llm": ("--llm", "A language model's directory, hub name or GGUF file, or opt-nano."),
     "longformer": ("--longformer", "A Longformer's directory or hub name; not read with --start scratch."),
 }
 """The option that names a pretrained model, by its role."""
