@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from allmrec_jax.errors import STOPPED
@@ -390,11 +391,13 @@ def same_protocol() -> str:
         title = "SASRec" if half == "cf" else "stage 1"
         title += ", first validation" if moment != "test" else ""
         for measure, words in measures.items():
-            found = [one[half]["summary"][moment][measure] for one in sets.values()]
+            if not any(half in one for one in sets.values()):
+                continue
+            found = [one[half]["summary"][moment][measure] if half in one else {} for one in sets.values()]
             cells = [
                 f"{one['ours']:.4f} − {one['official']:.4f} = {narrow(one['difference'])}"
                 if "difference" in one
-                else f"{one['ours']:.4f}, {one['official']:.4f}"
+                else ""
                 for one in found
             ]
             mean = results["pooled"].get(half, {}).get(moment, {}).get(measure)
@@ -406,13 +409,48 @@ def same_protocol() -> str:
             f"{title} {one[half]['seeds']} seeds, {one[half]['rule']['epochs']} epochs, "
             f"first validation after {one[half]['runs']['ours'][0]['validations'][0]['epoch']}"
             for half, title in (("cf", "SASRec"), ("stage1", "stage 1"))
+            if half in one
         ]
         costs = [
             f"{title} {one[half]['summary']['cpu_ratio']:.1f}"
             for half, title in (("cf", "SASRec"), ("stage1", "stage 1"))
+            if half in one
         ]
         notes.append(f"- {name}: {'; '.join(halves)}. CPU time of an epoch, official over ours: {', '.join(costs)}.")
     return "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n\n" + longer_protocol()
+
+
+def same_expectation() -> str:
+    """What ``benchmarks/same_expectation.py`` found on each data set."""
+    lines = [
+        "| data | | draws | loss | official | ours | z | gradients: z² | official against itself |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in load("same_expectation")["sets"].items():
+        for half, title in (("cf", "SASRec"), ("stage1", "stage 1")):
+            if half not in one:
+                continue
+            spans = []
+            for measure in ("z²", "z² of the official halves"):
+                values = [gradient[measure] for gradient in one[half]["gradients"].values()]
+                low, middle, high = (f"{value:.2f}" for value in (min(values), median(values), max(values)))
+                spans.append(f"{middle} ({low} to {high})")
+            for number, (loss, found) in enumerate(one[half]["losses"].items()):
+                cells = [f"{found[system][0]:.4f} ± {found[system][1]:.4f}" for system in ("official", "ours")]
+                first = [name, title, f"{one[half]['draws']}"] if number == 0 else [""] * 3
+                rest = spans if number == 0 else [""] * 2
+                lines.append("| " + " | ".join([*first, loss, *cells, f"{found['z']:+.1f}", *rest]) + " |")
+    starts = {
+        name: [abs(found["z"]) for found in one["start"]["losses"].values()]
+        for name, one in load("same_expectation")["sets"].items()
+        if "start" in one
+    }
+    notes = [
+        f"- {name}: of {len(values)} statistics of initial parameters the farthest apart differs by {max(values):.1f} "
+        f"standard errors, {sum(value > 1.96 for value in values)} by more than 1.96."
+        for name, values in starts.items()
+    ]
+    return "\n".join(lines) + "\n\n" + "\n".join(notes) + "\n"
 
 
 def longer_protocol() -> str:
@@ -532,7 +570,12 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         for data in DATA
     },
     "docs/faults.md": {"kills": kills, "places": places},
-    "docs/parity.md": {"parity": parity_table, "selftest": selftest, "same-protocol": same_protocol},
+    "docs/parity.md": {
+        "parity": parity_table,
+        "selftest": selftest,
+        "same-protocol": same_protocol,
+        "same-expectation": same_expectation,
+    },
     "docs/tests.md": {"mutants": mutants},
 }
 """What stands between ``<!-- NAME -->`` and ``<!-- /NAME -->`` on each page; links are from the repository's root."""
