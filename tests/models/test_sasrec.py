@@ -256,3 +256,10 @@ def test_cf_model_cuts_long_histories_and_draws_with_a_key(planted):
 def test_impossible_configurations_are_refused(wrong):
     with pytest.raises(UserError):
         SASRecConfig(**{"num_items": 10, "dim": 50} | wrong)
+
+
+@pytest.mark.parametrize("width", [0, LENGTH + 1])
+def test_histories_of_no_column_or_too_many_are_refused(planted, width):
+    config, params = planted
+    with pytest.raises(ValueError, match=rf"{width} columns; SASRec takes 1 to {LENGTH}"):
+        SASRec(config).apply({"params": params}, jnp.zeros((2, width), jnp.int32), deterministic=True)
