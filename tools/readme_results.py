@@ -491,10 +491,11 @@ def kills() -> str:
         every += made
         lines.append(f"| {name} | {job['changes']:,} | " + " | ".join(_kills(made)) + " |")
     lines.append("| **all** | | " + " | ".join(_kills(every)) + " |")
+    rest = f" So far; {results['asked']} are asked for." if len(every) < results["asked"] else ""
     return (
         "\n".join(lines) + "\n\n"
         f"`{results['command']}`, seed {results['seed']}, on {results['machine']['processor']} "
-        f"([JSON](benchmarks/results/campaign_kills.json)). *Saved first*: exit code 75.\n"
+        f"([JSON](benchmarks/results/campaign_kills.json)). *Saved first*: exit code 75.{rest}\n"
     )
 
 

@@ -397,7 +397,7 @@ def main() -> None:
 
     def keep(record: dict[str, Any]) -> None:
         command = f"python tests/campaigns/kills.py --kills {given.kills} --seed {given.seed} --out {given.out.name}"
-        write_json(given.out, {**record, "command": command})
+        write_json(given.out, {**record, "command": command, "asked": given.kills})
 
     with tempfile.TemporaryDirectory() as folder:
         work = given.work or Path(folder)
