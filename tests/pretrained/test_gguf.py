@@ -22,7 +22,7 @@ ARCHITECTURES = [name for name in FAMILIES if FAMILIES[name].load().gguf]
 
 
 def model_of(model_type):
-    config = tiny_families.config(model_type, **SIZES)
+    config = tiny_families.config(model_type, **SIZES, query_pre_attn_scalar=SIZES["head_dim"])
     params = init_params(config, jax.random.key(0))
     rng = np.random.default_rng(0)
     noise = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), params)

@@ -79,7 +79,7 @@ def attend(
     *,
     scale: float | None = None,
     soft_cap: float | None = None,
-    window: int | None = None,
+    window: int | Int[Array, ""] | None = None,
 ) -> Float[Array, "B H T Dh"]:
     """Attention, by cuDNN's fused kernel where there is one for it.
 
@@ -91,12 +91,13 @@ def attend(
         scale: of the products of queries and keys; Dh ** -0.5 if not given.
         soft_cap: bounds the scores by ``soft_cap * tanh(score / soft_cap)`` (Gemma 2).
         window: how many tokens a token attends, itself among them, where there is no mask; a mask holds it already
-            (:func:`windowed`).
+            (:func:`windowed`). It may be traced, where layers differ in it.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     # cuDNN's fused attention takes 16-bit floats and heads of at most 128 in steps of 8 only, behind the columns:
     # one new token alone would not pay for turning the whole cache.
     fits = q.shape[2] > 1 and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128 and soft_cap is None
+    fits &= mask is not None or not isinstance(window, jax.Array)
     half = q.dtype in (jnp.bfloat16, jnp.float16)
     if jax.default_backend() == "gpu" and half and fits:
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
@@ -107,7 +108,7 @@ def attend(
             mask=None if mask is None else mask[:, None],
             is_causal=mask is None,
             scale=scale,
-            local_window_size=None if window is None or mask is not None else (window - 1, 0),
+            local_window_size=(window - 1, 0) if isinstance(window, int) and mask is None else None,
             implementation="cudnn",
         )
         return out.swapaxes(1, 2)
@@ -153,13 +154,13 @@ def causal_attention(
     *,
     scale: float | None = None,
     soft_cap: float | None = None,
-    window: int | None = None,
+    window: int | Int[Array, ""] | None = None,
 ) -> Float[Array, "B H T Dh"]:
     """Causal attention without a fused kernel, block by block of queries, each with the keys that it may see."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     out = []
     for start, end in causal_blocks(q.shape[2]):
-        first = 0 if window is None else max(0, start - window + 1)
+        first = max(0, start - window + 1) if isinstance(window, int) else 0
         distance = jnp.arange(start, end)[:, None] - jnp.arange(first, end)[None]
         seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
         keys, values = k[:, :, first:end], v[:, :, first:end]

@@ -94,7 +94,7 @@ class DecoderConfig:
         if isinstance(ends := values.get("eos_token_id", cls.eos_token_id), list):
             ends = values["eos_token_id"] = ends[0]
         values.setdefault("pad_token_id", ends)
-        found = cls(**values, **cls.ropes(config))
+        found = cls(**{**values, **cls.ropes(config)})
         if found.num_attention_heads % found.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads {found.num_attention_heads} is not a multiple of num_key_value_heads "

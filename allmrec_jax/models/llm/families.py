@@ -37,6 +37,10 @@ FAMILIES = Registry(
         FamilyEntry("opt", "allmrec_jax.models.llm.opt:FAMILY"),
         FamilyEntry("llama", "allmrec_jax.models.llm.llama:LLAMA"),
         FamilyEntry("mistral", "allmrec_jax.models.llm.llama:MISTRAL"),
+        FamilyEntry("qwen2", "allmrec_jax.models.llm.qwen:QWEN2"),
+        FamilyEntry("qwen3", "allmrec_jax.models.llm.qwen:QWEN3"),
+        FamilyEntry("gemma2", "allmrec_jax.models.llm.gemma:GEMMA2"),
+        FamilyEntry("gemma3_text", "allmrec_jax.models.llm.gemma:GEMMA3"),
     ],
 )
 """By ``model_type``."""

@@ -67,12 +67,15 @@ def _gathering(block: type[nn.Module], dtype: jnp.dtype, rules: sharding.Rules) 
 
 
 def one_by_one(
-    block: nn.Module, layers: Sequence[Any], x: Float[Array, "B T D"], caches: Any, *rest: Any
+    block: nn.Module, layers: Sequence[Any], x: Float[Array, "B T D"], caches: Any, *rest: Any, each: Sequence[Any] = ()
 ) -> tuple[Float[Array, "B T D"], list[Any]]:
-    """What the scan computes, by a loop over :func:`unstacked` weights and caches; ``block`` has no parent."""
+    """What the scan computes, by a loop over :func:`unstacked` weights and caches; ``block`` has no parent.
+
+    ``each`` holds what every layer has of its own beside its cache.
+    """
     written = []
-    for layer, cache in zip(layers, caches, strict=True):
-        x, cache = block.apply({"params": layer}, x, cache, *rest)
+    for index, (layer, cache) in enumerate(zip(layers, caches, strict=True)):
+        x, cache = block.apply({"params": layer}, x, cache, *each[index : index + 1], *rest)
         written.append(cache)
     return x, written
 

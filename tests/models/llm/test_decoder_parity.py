@@ -18,7 +18,9 @@ import transformers
 from allmrec_jax import sharding
 from allmrec_jax.models.llm.attention import init_cache
 from allmrec_jax.models.llm.families import family_of
+from allmrec_jax.models.llm.gemma import GLOBAL, LOCAL, Gemma2Config, Gemma3Config
 from allmrec_jax.models.llm.llama import LlamaConfig, MistralConfig
+from allmrec_jax.models.llm.qwen import Qwen2Config, Qwen3Config
 from allmrec_jax.models.llm.rotary import Rope
 from allmrec_jax.pretrained.llm import load_checkpoint, save_checkpoint
 from allmrec_jax.sharding import MeshShape
@@ -42,6 +44,9 @@ TINY: dict[str, Any] = {
     "head_dim": 6,
     "max_position_embeddings": 64,
     "rms_norm_eps": 1e-5,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 
 LLAMA3 = Rope(10000.0, "llama3", 8.0, 16)
@@ -55,6 +60,32 @@ VARIANTS: dict[str, Any] = {
     "Llama with biases": LlamaConfig(**TINY, attention_bias=True, mlp_bias=True),
     "SmolLM2": LlamaConfig(**{**TINY, "num_key_value_heads": 1}, tie_word_embeddings=True),
     "Mistral": MistralConfig(**TINY, sliding_window=5),
+    "Qwen 2": Qwen2Config(**TINY),
+    "Qwen 2.5": Qwen2Config(**TINY, tie_word_embeddings=True),
+    "Qwen 3": Qwen3Config(**TINY),
+    "Gemma 2": Gemma2Config.from_dict(
+        {
+            **TINY,
+            "rms_norm_eps": 1e-3,
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 7,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+        }
+    ),
+    "Gemma 3": Gemma3Config.from_dict(
+        {
+            **TINY,
+            "rms_norm_eps": 1e-3,
+            "num_key_value_heads": 1,
+            "sliding_window": 5,
+            "sliding_window_pattern": 2,
+            "query_pre_attn_scalar": 7,
+            "rope_theta": 500.0,
+            "rope_local_base_freq": 50.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        }
+    ),
 }
 
 
@@ -109,7 +140,7 @@ def make_pair(config):
     return Pair(hf, family_of(config).module(config), params_of(hf, config))
 
 
-@pytest.mark.parametrize("name", ["Llama 3", "SmolLM2"])
+@pytest.mark.parametrize("name", ["Llama 3", "SmolLM2", "Gemma 3"])
 def test_directories_of_transformers_are_read_and_ours_are_read_by_it(name, tmp_path):
     hf, model, params = make_pair(VARIANTS[name])
     hf.save_pretrained(tmp_path / "theirs")
@@ -250,7 +281,12 @@ ALTERATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("Llama, linear", "its factor", {"rope": Rope(500.0, "linear", 2.1, 64)}),
     ("Llama, yarn", "norm of the rotated", {"rope": dataclasses.replace(YARN, attention_factor=1.0)}),
     ("Llama, yarn", "bounds of the blend", {"rope": dataclasses.replace(YARN, beta_slow=2.0)}),
-    ("Mistral", "window", {"sliding_window": 6}),
+    *((name, "window", {"sliding_window": 6}) for name in ("Mistral", "Gemma 2", "Gemma 3")),
+    *((name, "scale of the queries", {"query_pre_attn_scalar": 6}) for name in ("Gemma 2", "Gemma 3")),
+    *((name, "kinds of layers", {"layer_types": (GLOBAL, LOCAL, LOCAL)}) for name in ("Gemma 2", "Gemma 3")),
+    ("Gemma 2", "cap of the scores", {"attn_logit_softcapping": None}),
+    ("Gemma 2", "cap of the logits", {"final_logit_softcapping": 3.1}),
+    ("Gemma 3", "base of the window's layers", {"local_rope": Rope(51.0)}),
 ]
 
 
