@@ -499,6 +499,33 @@ def kills() -> str:
     )
 
 
+def damage() -> str:
+    """A line for each kind of file of ``tests/campaigns/mutations.py``."""
+    results = load("campaign_mutations")
+    lines = [
+        "| files | inputs | refused in one line | no difference | read as something else | slowest, s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, kind in results["kinds"].items():
+        counts = [kind.get(outcome, 0) for outcome in ("refused", "harmless", "accepted")]
+        shown = [f"{sum(counts):,}", *(f"{count:,}" for count in counts)]
+        if kind["hashed"]:
+            shown[3] += " (hashes)"
+        lines.append(f"| {name} | " + " | ".join(shown) + f" | {kind['slowest_seconds']:.1f} |")
+    total = [results[outcome] for outcome in ("refused", "harmless", "accepted")]
+    cells = [f"**{count:,}**" for count in (sum(total), *total)]
+    slowest = max(kind["slowest_seconds"] for kind in results["kinds"].values())
+    lines.append("| **all** | " + " | ".join(cells) + f" | {slowest:.1f} |")
+    faults = results["traceback"] + results["hang"]
+    wrong = sum(kind.get("accepted", 0) for kind in results["kinds"].values() if kind["hashed"])
+    return (
+        "\n".join(lines) + "\n\n"
+        f"Tracebacks or hangs: {faults}; damaged files with hashes taken as good: {wrong}. `{results['command']}`, "
+        f"seed {results['seed']}, on {results['machine']['processor']} with other work on it "
+        "([JSON](benchmarks/results/campaign_mutations.json)).\n"
+    )
+
+
 def _kills(made: Sequence[Mapping[str, Any]]) -> list[str]:
     by = [sum(each["signal"] == name for each in made) for name in ("SIGKILL", "SIGTERM", "SIGINT")]
     finished, saved = (sum(each["code"] == code for each in made) for code in (0, STOPPED))
@@ -570,7 +597,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         f"docs/results/{data}.md": {"figures": functools.partial(drawn, data), "tables": functools.partial(page, data)}
         for data in DATA
     },
-    "docs/faults.md": {"kills": kills, "places": places},
+    "docs/faults.md": {"kills": kills, "damage": damage, "places": places},
     "docs/parity.md": {
         "parity": parity_table,
         "selftest": selftest,
