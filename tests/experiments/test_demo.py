@@ -17,6 +17,9 @@ from allmrec_jax.commands.experiment import demo as demo_command
 from allmrec_jax.errors import UserError
 from allmrec_jax.experiments import demo
 
+DATA = {"name": "D", "hash": "0" * 64, "users": 9, "items": 9, "generated": True}
+RUNS = [{"system": "SASRec", "scenario": "overall", "seed": 3, "id": "0" * 64, "candidates_sha": "0" * 64}]
+
 
 def test_a_step_is_measured_and_its_last_line_returned():
     # In a process of its own, as the demo is: the peak of a child counts what its parent had when it forked.
@@ -44,7 +47,8 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str,
         lines.append(tuple(map(str, arguments)))
         if name == "eval overall":
             row = {"all": {"n": 5, "hit@1": [0.5, 0.4, 0.6]}, "cold": {"n": 2, "hit@1": [0.25, 0.1, 0.4]}}
-            body = {"systems": {"SASRec": row}, "times": {"SASRec": 1.5}}
+            body = {"schema": 1, "data": DATA, "runs": RUNS, "systems": {"SASRec": row}}
+            body["times"] = {"systems": {"SASRec": 1.5}}
             (tmp_path / "out" / "results.json").write_text(json.dumps(body))
         if name == "train stage1":  # finished now, by a clock that went back an hour meanwhile
             finish(runs / "run-of-train stage1")
@@ -91,7 +95,7 @@ def test_each_stage_gets_what_the_one_before_it_printed(recorded: list[tuple[str
 
 def test_steps_stand_in_the_results_beside_what_was_there(recorded: list[tuple[str, ...]], tmp_path: Path):
     times = json.loads((tmp_path / "out" / "results.json").read_text())["times"]
-    assert times["SASRec"] == 1.5
+    assert times["systems"]["SASRec"] == 1.5
     assert [step["name"] for step in times["steps"]][:3] == ["synthesize", "prepare", "train cf, trained before"]
     assert times["steps"][3]["name"] == "train stage1"
     assert times["steps"][1]["peak_mib"] == 200

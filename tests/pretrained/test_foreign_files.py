@@ -438,7 +438,12 @@ def test_a_hub_without_weights(asked: list, saved: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("load", "name", "meant", "here"),
     [
-        (load_config, "facebook/opt-125m", "facebook/opt-125m", "--llm opt-nano, a directory, or --preset small"),
+        (
+            load_config,
+            "facebook/opt-125m",
+            "facebook/opt-125m",
+            "--llm opt-nano, a directory, a GGUF file, or --preset small",
+        ),
         (
             load_sentence_encoder,
             "nq-distilbert-base-v1",

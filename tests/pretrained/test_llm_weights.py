@@ -232,7 +232,7 @@ def test_a_pickle_is_never_executed(directory):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("model_type", "llama"),
+        ("model_type", "bloom"),
         ("activation_function", "gelu"),
         ("tie_word_embeddings", False),
         ("num_attention_heads", 3),
