@@ -195,7 +195,7 @@ class Drawn(NamedTuple):
 
         1. a user's negatives, three of them at least, met before with the same user;
         2. a whole batch of users and negatives, met before;
-        3. rows of ten negatives at least, over half of which the step before had in the same row;
+        3. steps whose negatives were over half of them in the same places the step before;
         4. masks that keep just what that of the step before kept.
         """
         found = np.zeros(4, np.int32)
@@ -211,13 +211,18 @@ class Drawn(NamedTuple):
             if not number:
                 continue
             before = self.steps[number - 1]
-            others = before.negatives.reshape(len(before.users), -1)
-            found[2] += sum(
-                len(row) >= 10 and np.isin(row, other).mean() > 0.5 for row, other in zip(rows, others, strict=False)
-            )
+            found[2] += _alike(before.negatives, step.negatives) > 0.5
             pairs = zip(step.masks, before.masks, strict=True)
             found[3] += sum(np.array_equal(one, other) for one, other in pairs)
         return found
+
+
+def _alike(before: np.ndarray, after: np.ndarray) -> float:
+    """The share of the places with items in both that hold the same one; as many rows as both have."""
+    rows = min(len(before), len(after))
+    one, other = before[:rows], after[:rows]
+    both = (one > 0) & (other > 0)
+    return float(np.mean(one[both] == other[both])) if both.any() else 0.0
 
 
 def batches(parts: Sequence[tuple[np.ndarray, ...]]) -> Outputs:

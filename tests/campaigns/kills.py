@@ -156,7 +156,18 @@ class World:
             shutil.copytree(self._make(f"old {job.name}", job.old), self.out)
 
 
-IN_PASSING = {"times", "command", "machine", "platform", "versions", "commit", "seconds", "peak_mib", "units"}
+IN_PASSING = {
+    "times",
+    "compiled_shapes",
+    "units",
+    "command",
+    "machine",
+    "platform",
+    "versions",
+    "commit",
+    "seconds",
+    "peak_mib",
+}
 """What JSON files say of the run that wrote them and another one would not."""
 
 
@@ -352,7 +363,7 @@ def _codes(by: signal.Signals, job: Job) -> tuple[int, ...]:
     return {
         signal.SIGKILL: (0, -signal.SIGKILL),
         signal.SIGTERM: (0, -signal.SIGTERM, *((STOPPED,) if job.words.startswith(("train", "experiment")) else ())),
-        signal.SIGINT: (0, 130),
+        signal.SIGINT: (0, 130, -signal.SIGINT),  # an interpreter that is at its end takes no signal itself
     }[by]
 
 
