@@ -156,20 +156,9 @@ class World:
             shutil.copytree(self._make(f"old {job.name}", job.old), self.out)
 
 
-IN_PASSING = {
-    "times",
-    "compiled_shapes",
-    "units",
-    "command",
-    "machine",
-    "platform",
-    "versions",
-    "commit",
-    "seconds",
-    "peak_mib",
-}
-"""What JSON files say of the run that wrote them and another one would not."""
-
+IN_PASSING = {"times", "command", "machine", "platform", "versions", "commit", "seconds", "peak_mib", "units"}
+IN_PASSING |= {"compiled_shapes", "real_tokens"}
+"""What JSON files say of the process that wrote them, and of the batches that it read itself."""
 
 TIMED = {".lock", "cost.json", "report.html", "table1.md"}
 """Files that say who is at it and what took how long; that of a training which was interrupted is not known."""
