@@ -157,8 +157,8 @@ class World:
 
 
 IN_PASSING = {"times", "command", "machine", "platform", "versions", "commit", "seconds", "peak_mib", "units"}
-IN_PASSING |= {"compiled_shapes", "real_tokens"}
-"""What JSON files say of the process that wrote them, and of the batches that it read itself."""
+"""What JSON files say of the run that wrote them and another one would not."""
+
 
 TIMED = {".lock", "cost.json", "report.html", "table1.md"}
 """Files that say who is at it and what took how long; that of a training which was interrupted is not known."""
@@ -352,7 +352,7 @@ def _codes(by: signal.Signals, job: Job) -> tuple[int, ...]:
     return {
         signal.SIGKILL: (0, -signal.SIGKILL),
         signal.SIGTERM: (0, -signal.SIGTERM, *((STOPPED,) if job.words.startswith(("train", "experiment")) else ())),
-        signal.SIGINT: (0, 130, -signal.SIGINT),  # an interpreter that is at its end takes no signal itself
+        signal.SIGINT: (0, 130),
     }[by]
 
 
